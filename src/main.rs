@@ -1,2 +1,39 @@
-//! The `flow` command.
-fn main() {}
+//! The `flow` command: reads the command line, calls one command, turns its end into an exit code.
+//!
+//! Exit codes: 0 done, 1 a stage failed, 2 the recipe or the command line is wrong, 130 interrupted.
+
+mod cli;
+mod cmd;
+mod failure;
+mod machine;
+mod render_error;
+mod view;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser};
+use cli::{Cli, Command};
+
+fn main() -> ExitCode {
+    tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::try_from_env("FLOW_LOG").unwrap_or_default())
+        .with_writer(std::io::stderr)
+        .init();
+    let cli = Cli::parse();
+    let json = cli.json;
+    let ended = match cli.command {
+        Command::Run(args) => cmd::run::run(&args, json),
+        Command::Plan(args) => cmd::plan::plan(&args, json),
+        Command::Graph(args) => cmd::graph::graph(&args),
+        Command::Status(args) => cmd::status::status(&args, json),
+        Command::Report(args) => cmd::report::report(&args, json),
+        Command::Schema => cmd::schema::schema(),
+        Command::Kinds => cmd::kinds::kinds(json),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "flow", &mut std::io::stdout());
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Exec { job, watch_stdin } => cmd::exec::exec(&job, watch_stdin),
+    };
+    ended.unwrap_or_else(|failure| render_error::print(&failure, json))
+}

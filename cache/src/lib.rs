@@ -1,1 +1,63 @@
-//! Content-addressed store.
+//! Content-addressed store of artifacts, and of the records that say how each was made.
+//!
+//! ```text
+//!  folder ──hash──▶ Manifest ──publish──▶ blobs + tree            (immutable, found by digest)
+//!                      │                                │
+//!              ArtifactDigest ◀── Record ◀── StageKey   │         (written once, last)
+//!                      │                                │
+//!                      └────────materialize─────────────┴──▶ read-only folder
+//!
+//!  Lease: who works on a StageKey now.   WorkDir: where it works.   Tiered: a local folder before a shared store.
+//! ```
+//!
+//! A [`Record`] is a hit only if the artifact that it names is complete ([`Cache::hit`]). Whatever a crash, a full disk
+//! or a torn write leaves behind is either invisible (a temporary file) or set aside when it is met; it is never used.
+
+mod error;
+
+mod digest;
+mod location;
+mod manifest;
+
+mod layout;
+mod staged;
+mod store;
+
+mod cache;
+mod tiered;
+
+mod blobs;
+mod link;
+mod trees;
+
+mod holder;
+mod latest;
+mod leases;
+mod memo;
+mod records;
+mod workdir;
+
+mod gc;
+mod verify;
+
+#[cfg(any(test, feature = "suite"))]
+pub mod faults;
+#[cfg(any(test, feature = "suite"))]
+pub mod suite;
+#[cfg(test)]
+mod tests;
+
+pub use cache::Cache;
+pub use digest::{ArtifactDigest, BlobDigest, StageKey};
+pub use error::{Error, Result};
+pub use gc::{GcDone, GcPlan, Keep, Usage};
+pub use holder::Holder;
+pub use leases::{Acquired, Lease};
+pub use location::Location;
+pub use manifest::{Entry, Manifest, RelPath};
+pub use memo::HashMemo;
+pub use records::{PutRecord, RECORD_FORMAT, Record};
+pub use tiered::FlushReport;
+pub use trees::{Published, hash_folder, hash_folder_with};
+pub use verify::VerifyReport;
+pub use workdir::WorkDir;

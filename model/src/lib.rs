@@ -1,1 +1,46 @@
-//! OLMo 2 and FlexOlmo.
+//! `OLMo` 2 and `FlexOlmo`: models from weights, weights from training, and what is made of weights without training.
+//!
+//! ```text
+//!   config, init ─▶ Weights ─▶ Model ─┬─▶ train: batch ─ loss ─ gradients ─ clip ─ AdamW ─▶ TrainState ─▶ checkpoint
+//!        hf  ◀───────▶ │              ├─▶ embed: documents ─▶ router row
+//!                      ▼              └─▶ score: requests ─▶ log-probabilities
+//!            bundle, merge, soup          (all three over ops: fused kernels on the CPU, burn's own elsewhere)
+//! ```
+
+pub mod config;
+pub mod preset;
+pub mod names;
+pub mod count;
+pub mod lr;
+pub mod weights;
+pub mod json;
+pub mod error;
+
+// files
+pub mod safetensors;
+pub mod hf;
+pub mod bundle;
+pub mod merge;
+pub mod soup;
+pub mod checkpoint;
+// end of files
+
+// compute
+pub mod adamw;
+mod clip;
+pub mod embed;
+mod flexolmo;
+pub mod freeze;
+pub mod init;
+pub mod loss;
+pub mod mask;
+pub mod numerics;
+pub mod olmo2;
+mod ops;
+mod rope;
+pub mod score;
+pub mod state;
+pub mod train;
+// end of compute
+
+pub use error::{Error, Result};

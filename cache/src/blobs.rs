@@ -1,0 +1,234 @@
+//! Contents of files, named by their digest.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs::Metadata,
+    io::{self, Write},
+    path::{Path, PathBuf},
+};
+
+use bytes::Bytes;
+use futures::StreamExt;
+use object_store::path::Path as ObjectPath;
+use rayon::prelude::*;
+
+use crate::{
+    cache::{Cache, absent, blocking},
+    digest::BlobDigest,
+    error::{Error, Result, during},
+    layout,
+    link::{Linker, Share},
+    staged::{Staged, sync_folder},
+    store::Store,
+    tiered::Tiers,
+};
+
+/// A file that is to become a blob.
+#[derive(Debug)]
+pub(crate) struct Candidate {
+    /// Where it is.
+    pub path: PathBuf,
+    /// Its bytes.
+    pub size: u64,
+    /// Which metadata it had before it was hashed: if it has others when it is linked, it was written to meanwhile.
+    pub before: Metadata,
+}
+
+/// Above this many new files, one `syncfs` is cheaper than a sync of each.
+const SYNC_EACH: usize = 64;
+
+impl Cache {
+    /// Stores `bytes`, such as a log, and returns their name.
+    pub async fn put_blob(&self, bytes: Bytes) -> Result<BlobDigest> {
+        let tiers = self.tiers().clone();
+        blocking(move || {
+            let digest = BlobDigest::of(&bytes);
+            tiers.adopt(&digest, bytes.len() as u64, |file| file.write_all(&bytes))?;
+            Ok(digest)
+        })
+        .await
+    }
+
+    /// The bytes of a blob, checked against its name. A damaged one is set aside and looked for in the remote store.
+    pub async fn blob(&self, digest: &BlobDigest) -> Result<Option<Bytes>> {
+        let path = layout::blob(digest);
+        for store in self.tiers().all() {
+            let Some(bytes) = store.read(&path).await? else { continue };
+            if BlobDigest::of(&bytes) == *digest {
+                return Ok(Some(bytes));
+            }
+            store.set_aside(&path, "its bytes are not those of its name").await?;
+        }
+        Ok(None)
+    }
+}
+
+impl Store {
+    /// Is the blob in this folder, whole? One `stat`. A cut one is no blob.
+    pub(crate) fn has_local(&self, digest: &BlobDigest, size: u64) -> Result<bool> {
+        let Some(file) = self.blob(digest) else { return Ok(false) };
+        let meta = absent(fs_err::metadata(&file)).map_err(during(|| "look for a blob"))?;
+        Ok(meta.is_some_and(|meta| meta.is_file() && meta.len() == size))
+    }
+
+    fn blob_file(&self, digest: &BlobDigest) -> Result<PathBuf> {
+        // Only the local tier publishes files, and that is a folder by construction.
+        self.blob(digest).ok_or(Error::NoBlob { digest: *digest })
+    }
+}
+
+impl Tiers {
+    /// Publishes those of `files` that are not in the local store yet: all are staged, made durable together, then
+    /// renamed. On an error nothing half-written is visible; blobs that were renamed before it are whole and do no harm.
+    pub(crate) fn publish(&self, files: &BTreeMap<BlobDigest, Candidate>, share: Share) -> Result<()> {
+        let missing: Vec<(&BlobDigest, &Candidate)> = files
+            .iter()
+            .filter_map(|(digest, file)| match self.local.has_local(digest, file.size) {
+                Ok(true) => None,
+                Ok(false) => Some(Ok((digest, file))),
+                Err(e) => Some(Err(e)),
+            })
+            .collect::<Result<_>>()?;
+        let sync_each = missing.len() <= SYNC_EACH;
+        let linker = Linker::new();
+        let staged: Vec<(&BlobDigest, Staged)> = missing
+            .par_iter()
+            .map(|(digest, file)| {
+                let stage = || -> io::Result<Staged> {
+                    self.local.step("stage a blob")?;
+                    let staged = Staged::reserve(&self.tmp);
+                    linker.place(&file.path, staged.path(), share)?;
+                    if sync_each {
+                        fs_err::File::open(staged.path())?.sync_all()?;
+                    }
+                    Ok(staged)
+                };
+                let staged = stage().map_err(during(|| describe(file)))?;
+                let now = fs_err::metadata(&file.path).map_err(during(|| describe(file)))?;
+                if changed(&file.before, &now) {
+                    return Err(Error::Changed { path: file.path.clone() });
+                }
+                Ok((*digest, staged))
+            })
+            .collect::<Result<_>>()?;
+        if !sync_each {
+            sync_all(&self.tmp, staged.iter().map(|(_, staged)| staged.path()))
+                .map_err(during(|| "write new blobs to disk"))?;
+        }
+        let mut folders = BTreeSet::new();
+        for (digest, staged) in staged {
+            let to = self.local.blob_file(digest)?;
+            self.local
+                .step("publish a blob")
+                .and_then(|()| staged.publish(&to))
+                .map_err(during(|| "publish a blob"))?;
+            folders.extend(folders_of(&to).map(Path::to_owned));
+        }
+        folders.par_iter().try_for_each(|folder| sync_folder(folder)).map_err(during(|| "make new blobs durable"))
+    }
+
+    /// Publishes one blob of which the bytes come from `write`, which must write exactly `size` bytes of `digest`.
+    fn adopt(
+        &self,
+        digest: &BlobDigest,
+        size: u64,
+        write: impl FnOnce(&mut fs_err::File) -> io::Result<()>,
+    ) -> Result<()> {
+        if self.local.has_local(digest, size)? {
+            return Ok(());
+        }
+        let run = || -> io::Result<Staged> {
+            self.local.step("stage a blob")?;
+            let staged = Staged::reserve(&self.tmp);
+            write(&mut fs_err::File::create_new(staged.path())?)?;
+            Ok(staged)
+        };
+        let staged = run().map_err(during(|| format!("write blob {} ({size} bytes)", digest.short())))?;
+        self.finish(digest, staged)
+    }
+
+    /// Makes a staged file, whose bytes are known to be those of `digest`, a blob.
+    fn finish(&self, digest: &BlobDigest, staged: Staged) -> Result<()> {
+        let to = self.local.blob_file(digest)?;
+        let run = || -> io::Result<()> {
+            let file = fs_err::File::open(staged.path())?;
+            fs_err::set_permissions(staged.path(), std::os::unix::fs::PermissionsExt::from_mode(0o444))?;
+            file.sync_all()?;
+            self.local.step("publish a blob")?;
+            staged.publish(&to)?;
+            folders_of(&to).try_for_each(sync_folder)
+        };
+        run().map_err(during(|| format!("publish blob {}", digest.short())))
+    }
+
+    /// Brings a blob from the remote store into the local one, hashing while it comes.
+    pub(crate) async fn fetch(&self, digest: &BlobDigest, size: u64) -> Result<()> {
+        if self.local.has_local(digest, size)? {
+            return Ok(());
+        }
+        let path = layout::blob(digest);
+        let Some(remote) = &self.remote else { return Err(Error::NoBlob { digest: *digest }) };
+        let Some(mut parts) = remote.stream(&path).await? else { return Err(Error::NoBlob { digest: *digest }) };
+        let staged = Staged::reserve(&self.tmp);
+        let what = || format!("write blob {} ({size} bytes) from {}", digest.short(), remote.name());
+        let mut file = fs_err::File::create_new(staged.path()).map_err(during(what))?;
+        let mut hasher = blake3::Hasher::new();
+        while let Some(part) = parts.next().await {
+            // Parts are of some kilobytes to a few megabytes: written in place, as a hop to another thread costs more.
+            let part = part?;
+            hasher.update(&part);
+            file.write_all(&part).map_err(during(what))?;
+        }
+        if hasher.finalize().as_bytes() != digest.as_bytes() {
+            remote.set_aside(&path, "its bytes are not those of its name").await?;
+            return Err(Error::Corrupt { digest: *digest });
+        }
+        drop(file);
+        self.finish(digest, staged)
+    }
+
+    /// Uploads a blob of the local store unless it is there.
+    pub(crate) async fn push(&self, remote: &Store, digest: &BlobDigest, size: u64) -> Result<()> {
+        let path: ObjectPath = layout::blob(digest);
+        if remote.size(&path).await? == Some(size) {
+            return Ok(());
+        }
+        if !self.local.has_local(digest, size)? {
+            return Err(Error::NoBlob { digest: *digest });
+        }
+        remote.upload(&path, &self.local.blob_file(digest)?, digest, size).await
+    }
+}
+
+fn describe(file: &Candidate) -> String {
+    format!("write the blob of {} ({} bytes)", file.path.display(), file.size)
+}
+
+/// The folders whose names must be durable for a blob to be found: the fan-out, `blobs` and the version, each of which may
+/// have been made just now.
+fn folders_of(blob: &Path) -> impl Iterator<Item = &Path> {
+    blob.ancestors().skip(1).take(3)
+}
+
+/// Was the file written to? Its link count and mode, and with them its change time, change when it is linked.
+fn changed(before: &Metadata, now: &Metadata) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let stamp = |meta: &Metadata| (meta.dev(), meta.ino(), meta.len(), meta.mtime(), meta.mtime_nsec());
+    stamp(before) != stamp(now)
+}
+
+/// Makes many files durable: in one call for the whole file system where there is one, since a sync of each costs
+/// milliseconds and an artifact can have thousands of small files.
+fn sync_all<'a>(tmp: &Path, files: impl Iterator<Item = &'a Path>) -> io::Result<()> {
+    #[cfg(target_os = "linux")]
+    {
+        let _ = files;
+        rustix::fs::syncfs(fs_err::File::open(tmp)?)?;
+        Ok(())
+    }
+    #[cfg(not(target_os = "linux"))]
+    {
+        let _ = tmp;
+        files.collect::<Vec<_>>().par_iter().try_for_each(|file| fs_err::File::open(file)?.sync_all())
+    }
+}

@@ -1,0 +1,187 @@
+//! A store that fails on purpose: the k-th call, once, or every call from then on.
+//!
+//! `over` wraps an object store; steps on plain files (staging, linking) ask `step`. Both count in one row, so that a test can
+//! walk k through everything that an operation does.
+
+use std::{
+    fmt, io,
+    ops::Range,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::{FutureExt, StreamExt, stream, stream::BoxStream};
+use object_store::{
+    CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
+    PutMultipartOptions, PutOptions, PutPayload, PutResult, RenameOptions, Result, UploadPart, path::Path,
+};
+
+/// When to fail, and with what.
+#[derive(Debug)]
+pub struct Faults {
+    calls: AtomicU64,
+    fail_at: AtomicU64,
+    forever: AtomicBool,
+    after: AtomicBool,
+    kind: io::ErrorKind,
+}
+
+impl Faults {
+    /// Never fails until [`Faults::fail_at`] is called; then with an I/O error of `kind`.
+    pub fn new(kind: io::ErrorKind) -> Arc<Self> {
+        Arc::new(Self {
+            calls: AtomicU64::new(0),
+            fail_at: AtomicU64::new(u64::MAX),
+            forever: AtomicBool::new(false),
+            after: AtomicBool::new(false),
+            kind,
+        })
+    }
+
+    /// Starts counting again; call number `k`, from 0, will fail.
+    pub fn fail_at(&self, k: u64) {
+        self.calls.store(0, Ordering::SeqCst);
+        self.forever.store(false, Ordering::SeqCst);
+        self.fail_at.store(k, Ordering::SeqCst);
+    }
+
+    /// Starts counting again; every call from number `k` on will fail.
+    pub fn fail_from(&self, k: u64) {
+        self.fail_at(k);
+        self.forever.store(true, Ordering::SeqCst);
+    }
+
+    /// Fail after a write was done instead of before: an answer that got lost.
+    pub fn lose_answers(&self, lose: bool) {
+        self.after.store(lose, Ordering::SeqCst);
+    }
+
+    /// Starts counting again, and never fails.
+    pub fn heal(&self) {
+        self.fail_at(u64::MAX);
+    }
+
+    /// How many calls there were since counting began.
+    pub fn calls(&self) -> u64 {
+        self.calls.load(Ordering::SeqCst)
+    }
+
+    /// Counts a call, and fails if it is the one.
+    pub fn step(&self, what: &str) -> io::Result<()> {
+        let call = self.calls.fetch_add(1, Ordering::SeqCst);
+        let fail_at = self.fail_at.load(Ordering::SeqCst);
+        if call == fail_at || (call > fail_at && self.forever.load(Ordering::SeqCst)) {
+            return Err(io::Error::new(self.kind, format!("injected at call {call}: {what}")));
+        }
+        Ok(())
+    }
+
+    /// `objects`, failing as told.
+    pub fn over(self: &Arc<Self>, objects: Arc<dyn ObjectStore>) -> Arc<dyn ObjectStore> {
+        Arc::new(FaultyStore { objects, faults: Arc::clone(self) })
+    }
+
+    fn trip(&self, what: &str) -> Result<()> {
+        self.step(what).map_err(|source| Error::Generic { store: "faults", source: source.into() })
+    }
+}
+
+/// An object store that fails as its [`Faults`] say.
+#[derive(Debug)]
+struct FaultyStore {
+    objects: Arc<dyn ObjectStore>,
+    faults: Arc<Faults>,
+}
+
+impl fmt::Display for FaultyStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Faulty({})", self.objects)
+    }
+}
+
+#[async_trait]
+impl ObjectStore for FaultyStore {
+    async fn put_opts(&self, path: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
+        let failed = self.faults.trip("put");
+        if self.faults.after.load(Ordering::SeqCst) {
+            let done = self.objects.put_opts(path, payload, options).await?;
+            return failed.map(|()| done);
+        }
+        failed?;
+        self.objects.put_opts(path, payload, options).await
+    }
+
+    async fn put_multipart_opts(&self, path: &Path, options: PutMultipartOptions) -> Result<Box<dyn MultipartUpload>> {
+        self.faults.trip("begin upload")?;
+        let upload = self.objects.put_multipart_opts(path, options).await?;
+        Ok(Box::new(FaultyUpload { upload, faults: Arc::clone(&self.faults) }))
+    }
+
+    async fn get_opts(&self, path: &Path, options: GetOptions) -> Result<GetResult> {
+        self.faults.trip("get")?;
+        self.objects.get_opts(path, options).await
+    }
+
+    async fn get_ranges(&self, path: &Path, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
+        self.faults.trip("get ranges")?;
+        self.objects.get_ranges(path, ranges).await
+    }
+
+    fn delete_stream(&self, paths: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
+        match self.faults.trip("delete") {
+            Ok(()) => self.objects.delete_stream(paths),
+            Err(e) => stream::once(async { Err(e) }).boxed(),
+        }
+    }
+
+    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
+        match self.faults.trip("list") {
+            Ok(()) => self.objects.list(prefix),
+            Err(e) => stream::once(async { Err(e) }).boxed(),
+        }
+    }
+
+    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
+        self.faults.trip("list")?;
+        self.objects.list_with_delimiter(prefix).await
+    }
+
+    async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
+        self.faults.trip("copy")?;
+        self.objects.copy_opts(from, to, options).await
+    }
+
+    async fn rename_opts(&self, from: &Path, to: &Path, options: RenameOptions) -> Result<()> {
+        self.faults.trip("rename")?;
+        self.objects.rename_opts(from, to, options).await
+    }
+}
+
+#[derive(Debug)]
+struct FaultyUpload {
+    upload: Box<dyn MultipartUpload>,
+    faults: Arc<Faults>,
+}
+
+#[async_trait]
+impl MultipartUpload for FaultyUpload {
+    fn put_part(&mut self, data: PutPayload) -> UploadPart {
+        match self.faults.trip("upload part") {
+            Ok(()) => self.upload.put_part(data),
+            Err(e) => async { Err(e) }.boxed(),
+        }
+    }
+
+    async fn complete(&mut self) -> Result<PutResult> {
+        self.faults.trip("complete upload")?;
+        self.upload.complete().await
+    }
+
+    async fn abort(&mut self) -> Result<()> {
+        self.upload.abort().await
+    }
+}

@@ -1,0 +1,210 @@
+//! Every path in a store. Nothing else in this crate builds one.
+//!
+//! ```text
+//! .flow/                                  a local store; a remote one has the parts marked *
+//! └─ v1/                                  * the format, here and nowhere else
+//!    ├─ blobs/ab/ab12…                    * content of one file, read-only, named by its BLAKE3
+//!    ├─ trees/cd/cd34…                    * a manifest in canonical form, named by its BLAKE3
+//!    ├─ records/ef/ef56….json             * stage key → artifact and how it was made; written once
+//!    ├─ leases/ef56…/000000000001.json    * one file an attempt, the highest one counts; in the remote store if there is one
+//!    ├─ quarantine/blobs-ab12…-9f…        * what was damaged, set aside for a person to look at
+//!    ├─ probe/9f…                         * short-lived: does put-if-absent hold here?
+//!    ├─ pending/ef56…                     records not yet uploaded to the remote store
+//!    ├─ remotes/0a9b…                     what the probe found out about a remote store
+//!    ├─ latest/<recipe>/<stage>           the last key of a stage, for the reasons of `flow plan`; advisory
+//!    ├─ work/ef56…/{output,scratch}/      work dir of a stage key, until its record is written
+//!    ├─ tmp/                              staged files: whatever is here was not published
+//!    └─ memo                              (device, inode, size, times) → digest, so that inputs are not hashed again
+//! ```
+
+use std::{
+    fmt::Write as _,
+    path::{Path, PathBuf},
+};
+
+use object_store::path::Path as ObjectPath;
+
+use crate::digest::{ArtifactDigest, BlobDigest, StageKey};
+
+const VERSION: &str = "v1";
+
+fn at(rest: &str) -> ObjectPath {
+    ObjectPath::from(format!("{VERSION}/{rest}"))
+}
+
+/// Two digits of fan-out, so that no folder gets millions of names.
+fn sharded(kind: &str, id: &str, suffix: &str) -> String {
+    format!("{kind}/{}/{id}{suffix}", id.get(..2).unwrap_or_default())
+}
+
+pub(crate) fn blobs() -> ObjectPath {
+    at("blobs")
+}
+
+pub(crate) fn blob(digest: &BlobDigest) -> ObjectPath {
+    at(&sharded("blobs", &digest.to_string(), ""))
+}
+
+/// [`blob`] in a folder, without the detour: it is built for every blob of every artifact that is looked for.
+pub(crate) fn blob_file(folder: &Path, digest: &BlobDigest) -> PathBuf {
+    folder.join(VERSION).join(sharded("blobs", &digest.to_string(), ""))
+}
+
+pub(crate) fn trees() -> ObjectPath {
+    at("trees")
+}
+
+pub(crate) fn tree(digest: &ArtifactDigest) -> ObjectPath {
+    at(&sharded("trees", &digest.to_string(), ""))
+}
+
+pub(crate) fn records() -> ObjectPath {
+    at("records")
+}
+
+pub(crate) fn record(key: &StageKey) -> ObjectPath {
+    at(&sharded("records", &key.to_string(), ".json"))
+}
+
+pub(crate) fn leases(key: &StageKey) -> ObjectPath {
+    at(&format!("leases/{key}"))
+}
+
+/// Twelve digits: the order of the names is the order of the attempts.
+pub(crate) fn lease(key: &StageKey, attempt: u64) -> ObjectPath {
+    at(&format!("leases/{key}/{attempt:012}.json"))
+}
+
+pub(crate) fn attempt(lease: &ObjectPath) -> Option<u64> {
+    lease.filename()?.strip_suffix(".json")?.parse().ok()
+}
+
+pub(crate) fn pending_all() -> ObjectPath {
+    at("pending")
+}
+
+pub(crate) fn pending(key: &StageKey) -> ObjectPath {
+    at(&format!("pending/{key}"))
+}
+
+pub(crate) fn probe(nonce: u64) -> ObjectPath {
+    at(&format!("probe/{nonce:016x}"))
+}
+
+pub(crate) fn quarantine_all() -> ObjectPath {
+    at("quarantine")
+}
+
+/// Where `damaged` is set aside: its own name, so that a person sees what it was, and a number, so that nothing is lost.
+pub(crate) fn quarantine(damaged: &ObjectPath, nonce: u64) -> ObjectPath {
+    let kind = damaged.parts().nth(1).map(|part| part.as_ref().to_owned()).unwrap_or_default();
+    at(&format!("quarantine/{kind}-{}-{nonce:016x}", damaged.filename().unwrap_or_default()))
+}
+
+/// What was found out about the remote store of this name.
+pub(crate) fn remote(name: &str) -> ObjectPath {
+    at(&format!("remotes/{}", BlobDigest::of(name.as_bytes()).short()))
+}
+
+/// The id in the name of a blob, manifest, record or pending mark.
+pub(crate) fn id<T: std::str::FromStr>(path: &ObjectPath) -> Option<T> {
+    let name = path.filename()?;
+    name.strip_suffix(".json").unwrap_or(name).parse().ok()
+}
+
+/// The parts of a store that are always in a local folder.
+#[derive(Clone, Debug)]
+pub(crate) struct Local {
+    root: PathBuf,
+}
+
+impl Local {
+    pub(crate) fn new(root: &Path) -> Self {
+        Self { root: root.to_owned() }
+    }
+
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    fn versioned(&self, rest: &str) -> PathBuf {
+        self.root.join(VERSION).join(rest)
+    }
+
+    pub(crate) fn tmp(&self) -> PathBuf {
+        self.versioned("tmp")
+    }
+
+    pub(crate) fn memo(&self) -> PathBuf {
+        self.versioned("memo")
+    }
+
+    pub(crate) fn works(&self) -> PathBuf {
+        self.versioned("work")
+    }
+
+    pub(crate) fn work(&self, key: &StageKey) -> PathBuf {
+        self.works().join(key.to_string())
+    }
+
+    pub(crate) fn latest(&self, recipe: &str, stage: &str) -> PathBuf {
+        self.versioned("latest").join(file_name(recipe)).join(file_name(stage))
+    }
+
+    /// All of the store.
+    pub(crate) fn everything(&self) -> PathBuf {
+        self.root.join(VERSION)
+    }
+}
+
+/// A name that a person chose, as a file name: letters, digits, `_`, `-` and inner dots stay, the rest becomes `~` and two
+/// hexadecimal digits a byte. One to one, but for names so long that no file system would have them, which are hashed.
+fn file_name(name: &str) -> String {
+    let mut text = String::new();
+    for (i, byte) in name.bytes().enumerate() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'_' | b'-' => text.push(byte as char),
+            b'.' if i > 0 => text.push('.'),
+            _ => {
+                // Writing to a string cannot fail.
+                let _ = write!(text, "~{byte:02x}");
+            }
+        }
+    }
+    if text.is_empty() {
+        return "~".to_owned();
+    }
+    if text.len() > 200 { format!("~~{}", BlobDigest::of(name.as_bytes())) } else { text }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_people_become_safe_and_stay_apart() {
+        for (name, expected) in [
+            ("flexolmo-7x7b", "flexolmo-7x7b"),
+            ("expert[news]", "expert~5bnews~5d"),
+            ("", "~"),
+            (".", "~2e"),
+            ("..", "~2e."),
+            ("a/../b", "a~2f..~2fb"),
+            ("~", "~7e"),
+            ("é", "~c3~a9"),
+        ] {
+            assert_eq!(file_name(name), expected);
+        }
+        assert_eq!(file_name(&"é".repeat(200)).len(), 66);
+    }
+
+    #[test]
+    fn ids_are_read_back_from_paths() {
+        let key = StageKey::of(b"key");
+        assert_eq!(id::<StageKey>(&record(&key)), Some(key));
+        assert_eq!(id::<BlobDigest>(&blob(&BlobDigest::of(b"b"))), Some(BlobDigest::of(b"b")));
+        assert_eq!(Path::new(blob(&BlobDigest::of(b"b")).as_ref()), blob_file(Path::new(""), &BlobDigest::of(b"b")));
+        assert_eq!(id::<StageKey>(&at("records/ab/ab.json#1")), None);
+        assert_eq!(attempt(&lease(&key, 42)), Some(42));
+    }
+}

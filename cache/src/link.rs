@@ -1,0 +1,99 @@
+//! One file's content under a second name, by the cheapest way that the disk offers.
+
+use std::{
+    io,
+    os::unix::fs::PermissionsExt,
+    path::Path,
+    sync::atomic::{AtomicBool, Ordering},
+};
+
+/// May the second name be the same inode?
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Share {
+    /// Both names belong to the store: clone, else hard link, else copy.
+    Inode,
+    /// The first belongs to somebody who may write to it later: clone, else copy.
+    Content,
+}
+
+/// Remembers what the disk refused, so that thousands of files do not each try it again.
+#[derive(Debug)]
+pub(crate) struct Linker {
+    clones: AtomicBool,
+    links: AtomicBool,
+}
+
+impl Linker {
+    pub(crate) fn new() -> Self {
+        Self { clones: AtomicBool::new(true), links: AtomicBool::new(true) }
+    }
+
+    #[cfg(test)]
+    fn copying() -> Self {
+        Self { clones: AtomicBool::new(false), links: AtomicBool::new(false) }
+    }
+
+    /// Makes `to`, which must not exist, a read-only file with the content of `from`.
+    pub(crate) fn place(&self, from: &Path, to: &Path, share: Share) -> io::Result<()> {
+        if self.clones.load(Ordering::Relaxed) {
+            match reflink_copy::reflink(from, to) {
+                Ok(()) => return read_only(to),
+                Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::StorageFull) => return Err(e),
+                // Not on this file system, or not between these two.
+                Err(_) => self.clones.store(false, Ordering::Relaxed),
+            }
+        }
+        if share == Share::Inode && self.links.load(Ordering::Relaxed) {
+            match fs_err::hard_link(from, to) {
+                Ok(()) => return read_only(to),
+                // This one file has all the names that it can have; the next has not.
+                Err(e) if e.kind() == io::ErrorKind::TooManyLinks => {}
+                Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::AlreadyExists) => return Err(e),
+                Err(_) => self.links.store(false, Ordering::Relaxed),
+            }
+        }
+        let mut source = fs_err::File::open(from)?;
+        let mut target = fs_err::File::create_new(to)?;
+        io::copy(&mut source, &mut target)?;
+        read_only(to)
+    }
+}
+
+fn read_only(path: &Path) -> io::Result<()> {
+    fs_err::set_permissions(path, PermissionsExt::from_mode(0o444))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt;
+
+    use super::*;
+
+    #[test]
+    fn every_way_gives_a_read_only_file_with_the_content() {
+        let dir = tempfile::tempdir().unwrap();
+        let from = dir.path().join("from");
+        fs_err::write(&from, "content").unwrap();
+        for (i, (linker, share)) in
+            [(Linker::new(), Share::Inode), (Linker::new(), Share::Content), (Linker::copying(), Share::Inode)]
+                .into_iter()
+                .enumerate()
+        {
+            let to = dir.path().join(i.to_string());
+            linker.place(&from, &to, share).unwrap();
+            assert_eq!(fs_err::read_to_string(&to).unwrap(), "content");
+            assert_eq!(fs_err::metadata(&to).unwrap().mode() & 0o777, 0o444);
+            assert!(linker.place(&from, &to, share).is_err(), "an existing name is never replaced");
+        }
+    }
+
+    #[test]
+    fn a_file_of_somebody_else_never_shares_its_inode() {
+        let dir = tempfile::tempdir().unwrap();
+        let (from, to) = (dir.path().join("from"), dir.path().join("to"));
+        fs_err::write(&from, "before").unwrap();
+        Linker::new().place(&from, &to, Share::Content).unwrap();
+        fs_err::write(&from, "after!").unwrap();
+        assert_eq!(fs_err::read_to_string(&to).unwrap(), "before");
+    }
+}

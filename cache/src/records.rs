@@ -1,0 +1,226 @@
+//! Stage key → artifact, and how it was made. Written once, last.
+
+use std::collections::BTreeSet;
+
+use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt, stream};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::{
+    cache::Cache,
+    digest::{ArtifactDigest, BlobDigest, StageKey},
+    error::{Error, Result},
+    layout,
+    leases::Lease,
+    store::Store,
+};
+
+/// The format that this version writes. A record of a newer one is an error, not a miss: doing its stage again would be
+/// refused at the end.
+pub const RECORD_FORMAT: u32 = 1;
+
+/// How an artifact was made.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Record {
+    /// [`RECORD_FORMAT`].
+    pub format: u32,
+    /// The key that it answers.
+    pub key: StageKey,
+    /// The kind of the stage.
+    pub kind: String,
+    /// The version of the kind.
+    pub kind_version: u32,
+    /// What was made.
+    pub artifact: ArtifactDigest,
+    /// The canonical parts that the key was hashed from, so that a change can be explained.
+    pub parts: Value,
+    /// The name that the stage had.
+    pub stage: String,
+    /// The run that made it.
+    pub run: String,
+    /// When it started, RFC 3339.
+    pub started: String,
+    /// How long it took, wall clock.
+    pub seconds: f64,
+    /// The version of flow.
+    pub flow_version: String,
+    /// The machine.
+    pub host: String,
+    /// The stage's log.
+    pub log: Option<BlobDigest>,
+    /// Bytes of the artifact.
+    pub bytes: u64,
+    /// Files of the artifact.
+    pub files: u64,
+    /// If a person kept an old artifact for this key: the reason.
+    pub accepted: Option<String>,
+    /// Numbers that the stage reported.
+    pub metrics: Value,
+}
+
+/// What became of a record that was to be written.
+#[derive(Clone, Debug, PartialEq)]
+pub enum PutRecord {
+    /// It was written.
+    Created,
+    /// There is one with the same artifact.
+    Same,
+    /// There is one with another artifact: the stage is not deterministic. It stays.
+    Conflict(Box<Record>),
+}
+
+impl Record {
+    pub(crate) fn to_bytes(&self) -> Result<Bytes> {
+        let refuse = |reason| Error::BadRecord { key: self.key, reason };
+        if self.format != RECORD_FORMAT {
+            return Err(refuse("its format is not the one that this flow writes"));
+        }
+        // JSON has no such number: it would be written as null, and never be read again.
+        if !self.seconds.is_finite() {
+            return Err(refuse("its duration is not a finite number"));
+        }
+        let mut text = serde_json::to_vec_pretty(self).map_err(|_| refuse("it cannot be written as JSON"))?;
+        text.push(b'\n');
+        Ok(text.into())
+    }
+}
+
+/// What the bytes of a record file are.
+enum Read {
+    Record(Box<Record>),
+    Newer(u32),
+    Damaged,
+}
+
+fn parse(key: &StageKey, bytes: &[u8]) -> Read {
+    #[derive(Deserialize)]
+    struct Format {
+        format: u32,
+    }
+    match serde_json::from_slice::<Format>(bytes) {
+        Ok(Format { format }) if format > RECORD_FORMAT => return Read::Newer(format),
+        Ok(Format { format: RECORD_FORMAT }) => {}
+        _ => return Read::Damaged,
+    }
+    match serde_json::from_slice::<Record>(bytes) {
+        Ok(record) if record.key == *key => Read::Record(Box::new(record)),
+        _ => Read::Damaged,
+    }
+}
+
+impl Store {
+    /// The record of `key` in this store. A damaged one is set aside and counts as absent.
+    pub(crate) async fn record(&self, key: &StageKey) -> Result<Option<Record>> {
+        let path = layout::record(key);
+        let Some(bytes) = self.read(&path).await? else { return Ok(None) };
+        match parse(key, &bytes) {
+            Read::Record(record) => Ok(Some(*record)),
+            Read::Newer(found) => Err(Error::NewerRecord { key: *key, found, known: RECORD_FORMAT }),
+            Read::Damaged => {
+                self.set_aside(&path, "a record that cannot be read").await?;
+                Ok(None)
+            }
+        }
+    }
+
+    /// Puts `record` unless there is one.
+    pub(crate) async fn put_record(&self, record: &Record) -> Result<PutRecord> {
+        let (path, bytes) = (layout::record(&record.key), record.to_bytes()?);
+        // What is in the way is a record, or is set aside by looking at it, or was forgotten meanwhile: then try again.
+        loop {
+            if self.create(&path, bytes.clone()).await? {
+                return Ok(PutRecord::Created);
+            }
+            if let Some(theirs) = self.record(&record.key).await? {
+                return Ok(judge(record, theirs));
+            }
+        }
+    }
+}
+
+/// `theirs` is there; what does that mean for `ours`?
+fn judge(ours: &Record, theirs: Record) -> PutRecord {
+    if theirs.artifact == ours.artifact { PutRecord::Same } else { PutRecord::Conflict(Box::new(theirs)) }
+}
+
+impl Cache {
+    /// The record of `key`, from the local store or else the remote one. Its artifact may be incomplete: see [`Cache::hit`].
+    pub async fn record(&self, key: &StageKey) -> Result<Option<Record>> {
+        if let Some(record) = self.store().record(key).await? {
+            return Ok(Some(record));
+        }
+        let Some(remote) = &self.tiers().remote else { return Ok(None) };
+        let Some(record) = remote.record(key).await? else { return Ok(None) };
+        self.store().create(&layout::record(key), record.to_bytes()?).await?;
+        Ok(Some(record))
+    }
+
+    /// The record of `key` if its artifact is complete: then, and only then, the stage need not run.
+    pub async fn hit(&self, key: &StageKey) -> Result<Option<Record>> {
+        match self.record(key).await? {
+            Some(record) if self.is_complete(&record.artifact).await? => Ok(Some(record)),
+            _ => Ok(None),
+        }
+    }
+
+    /// Writes `record` unless its key has one. With a remote store the artifact and then the record are uploaded in the
+    /// background; a rival that got there first meanwhile shows in [`Cache::flush`].
+    pub async fn put_record(&self, record: &Record) -> Result<PutRecord> {
+        record.to_bytes()?;
+        let Some(remote) = &self.tiers().remote else { return self.store().put_record(record).await };
+        let theirs = match remote.record(&record.key).await {
+            Ok(Some(theirs)) if theirs.artifact != record.artifact => return Ok(PutRecord::Conflict(Box::new(theirs))),
+            Ok(theirs) => theirs,
+            // The work is done and must not be lost because the network is: the upload will find out.
+            Err(error) => {
+                tracing::warn!(%error, "the remote store could not be asked; the record is kept here");
+                None
+            }
+        };
+        // The mark comes first, so that a crash between the two forgets no upload. It is set even where the remote store has
+        // the record: the bytes there may have gone, and were just made again.
+        let mark = layout::pending(&record.key);
+        self.store().replace(&mark, Bytes::new()).await?;
+        let outcome = match self.store().put_record(theirs.as_ref().unwrap_or(record)).await? {
+            PutRecord::Created if theirs.is_some() => PutRecord::Same,
+            outcome => outcome,
+        };
+        match (&outcome, self.uploads()) {
+            (PutRecord::Conflict(_), _) | (_, None) => drop(self.store().remove(&mark).await?),
+            (_, Some(uploads)) => uploads.push(record.key),
+        }
+        Ok(outcome)
+    }
+
+    /// [`Cache::put_record`] for the holder of `lease`, which must still be the holder.
+    pub async fn put_record_under(&self, record: &Record, lease: &Lease) -> Result<PutRecord> {
+        if !self.still_holds(lease).await? {
+            return Err(Error::LeaseLost { key: lease.key, attempt: lease.attempt });
+        }
+        self.put_record(record).await
+    }
+
+    /// All records, sorted by key, of the local and the remote store.
+    pub async fn records(&self) -> Result<Vec<Record>> {
+        let mut keys: BTreeSet<StageKey> = BTreeSet::new();
+        for store in self.tiers().all() {
+            let listed = store.list(&layout::records()).await?;
+            keys.extend(listed.iter().filter_map(|meta| layout::id::<StageKey>(&meta.location)));
+        }
+        let found: Vec<Option<Record>> =
+            stream::iter(keys).map(|key| async move { self.record(&key).await }).buffered(16).try_collect().await?;
+        Ok(found.into_iter().flatten().collect())
+    }
+
+    /// Removes the record of `key` from the local and the remote store; `false` if there was none. The artifact stays
+    /// until `gc`. A copy that another machine fetched earlier stays in that machine's local store.
+    pub async fn forget(&self, key: &StageKey) -> Result<bool> {
+        self.store().remove(&layout::pending(key)).await?;
+        let mut was_there = false;
+        for store in self.tiers().all() {
+            was_there |= store.remove(&layout::record(key)).await?;
+        }
+        Ok(was_there)
+    }
+}

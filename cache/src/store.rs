@@ -1,0 +1,274 @@
+//! The few operations that the rest of the crate needs of a store, over `object_store`: the one code path for a folder,
+//! S3, GCS and Azure.
+//!
+//! A folder has one shortcut: its files can be reached by path, so that blobs are linked instead of copied.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt, stream};
+use object_store::{
+    Error as ObjectError, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, WriteMultipart, path::Path as ObjectPath,
+};
+
+use crate::{
+    cache::{absent, blocking},
+    digest::BlobDigest,
+    error::{Error, Result, during},
+    layout,
+    staged::nonce,
+};
+
+/// Asked before each step of the plain-file path, so that tests can make a step fail.
+pub(crate) type Hook = Arc<dyn Fn(&str) -> io::Result<()> + Send + Sync>;
+
+/// Above this, a blob goes up in parts.
+const PART: usize = 8 << 20;
+
+#[derive(Clone)]
+pub(crate) struct Store {
+    objects: Arc<dyn ObjectStore>,
+    /// As a person would write it.
+    name: String,
+    folder: Option<PathBuf>,
+    /// Does put-if-absent hold? Otherwise [`create`](Self::create) looks before it writes, which a race can fool.
+    conditional: bool,
+    hook: Option<Hook>,
+}
+
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Store({})", self.name)
+    }
+}
+
+impl Store {
+    /// A store of which put-if-absent is trusted.
+    pub(crate) fn new(objects: Arc<dyn ObjectStore>, name: String, folder: Option<PathBuf>) -> Self {
+        Self { objects, name, folder, conditional: true, hook: None }
+    }
+
+    #[cfg(any(test, feature = "suite"))]
+    pub(crate) fn with_hook(self, hook: Hook) -> Self {
+        Self { hook: Some(hook), ..self }
+    }
+
+    pub(crate) fn with_conditional(self, conditional: bool) -> Self {
+        Self { conditional, ..self }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn objects(&self) -> Arc<dyn ObjectStore> {
+        Arc::clone(&self.objects)
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(crate) fn conditional(&self) -> bool {
+        self.conditional
+    }
+
+    /// The file of an object, where the store is a folder.
+    pub(crate) fn file(&self, path: &ObjectPath) -> Option<PathBuf> {
+        self.folder.as_ref().map(|folder| folder.join(path.as_ref()))
+    }
+
+    /// The file of a blob, where the store is a folder.
+    pub(crate) fn blob(&self, digest: &BlobDigest) -> Option<PathBuf> {
+        self.folder.as_ref().map(|folder| layout::blob_file(folder, digest))
+    }
+
+    /// Called before a step that does not go through `object_store`.
+    pub(crate) fn step(&self, what: &str) -> io::Result<()> {
+        self.hook.as_ref().map_or(Ok(()), |hook| hook(what))
+    }
+
+    fn explain(&self, what: &str, path: &ObjectPath) -> impl FnOnce(ObjectError) -> Error {
+        let (what, name) = (format!("{what} {path}"), self.name.clone());
+        move |source| Error::store(what, &name, source)
+    }
+
+    /// The size of an object, if it is there.
+    pub(crate) async fn size(&self, path: &ObjectPath) -> Result<Option<u64>> {
+        match self.objects.head(path).await {
+            Ok(meta) => Ok(Some(meta.size)),
+            Err(ObjectError::NotFound { .. }) => Ok(None),
+            Err(e) => Err(self.explain("look for", path)(e)),
+        }
+    }
+
+    /// All of an object, if it is there.
+    pub(crate) async fn read(&self, path: &ObjectPath) -> Result<Option<Bytes>> {
+        if let Some(file) = self.file(path) {
+            // One hop to a blocking thread instead of `object_store`'s two: plans read a record and a manifest a stage.
+            self.step("read").map_err(during(|| format!("read {path}")))?;
+            let read = blocking(|| absent(fs_err::read(file)).map_err(during(|| "read from the store")));
+            return Ok(read.await?.map(Bytes::from));
+        }
+        match self.objects.get(path).await {
+            Ok(found) => found.bytes().await.map(Some).map_err(self.explain("read", path)),
+            Err(ObjectError::NotFound { .. }) => Ok(None),
+            Err(e) => Err(self.explain("read", path)(e)),
+        }
+    }
+
+    /// An object piece by piece, if it is there.
+    pub(crate) async fn stream(
+        &self,
+        path: &ObjectPath,
+    ) -> Result<Option<impl StreamExt<Item = Result<Bytes>> + Unpin>> {
+        match self.objects.get(path).await {
+            Ok(found) => {
+                let (name, path) = (self.name.clone(), path.clone());
+                Ok(Some(found.into_stream().map_err(move |e| Error::store(format!("read {path}"), &name, e))))
+            }
+            Err(ObjectError::NotFound { .. }) => Ok(None),
+            Err(e) => Err(self.explain("read", path)(e)),
+        }
+    }
+
+    /// Writes an object atomically, replacing what may be there.
+    pub(crate) async fn replace(&self, path: &ObjectPath, bytes: Bytes) -> Result<()> {
+        self.objects.put(path, bytes.into()).await.map(drop).map_err(self.explain("write", path))
+    }
+
+    /// Writes an object atomically unless there is one; `false` means that there is one.
+    pub(crate) async fn create(&self, path: &ObjectPath, bytes: Bytes) -> Result<bool> {
+        if !self.conditional {
+            if self.size(path).await?.is_some() {
+                return Ok(false);
+            }
+            self.replace(path, bytes.clone()).await?;
+            return Ok(self.read(path).await? == Some(bytes));
+        }
+        match self.objects.put_opts(path, bytes.into(), PutMode::Create.into()).await {
+            Ok(_) => Ok(true),
+            Err(ObjectError::AlreadyExists { .. } | ObjectError::Precondition { .. }) => Ok(false),
+            Err(e) => Err(self.explain("create", path)(e)),
+        }
+    }
+
+    /// Uploads `file` as `path`, hashing while it goes: bytes that are not `digest` never become visible.
+    pub(crate) async fn upload(&self, path: &ObjectPath, file: &Path, digest: &BlobDigest, size: u64) -> Result<()> {
+        let mut reader = Reader::open(file, size).await?;
+        let first = reader.next().await?;
+        if size <= PART as u64 {
+            reader.check(digest)?;
+            return self.replace(path, first).await;
+        }
+        let upload = self.objects.put_multipart(path).await.map_err(self.explain("upload", path))?;
+        let mut upload = WriteMultipart::new_with_chunk_size(upload, PART);
+        upload.put(first);
+        let sent = async {
+            loop {
+                let part = reader.next().await?;
+                if part.is_empty() {
+                    return reader.check(digest);
+                }
+                upload.wait_for_capacity(4).await.map_err(self.explain("upload", path))?;
+                upload.put(part);
+            }
+        };
+        if let Err(e) = sent.await {
+            // The first error is the one to tell; what the abort leaves, the bucket's lifecycle rule removes.
+            let _ = upload.abort().await;
+            return Err(e);
+        }
+        upload.finish().await.map(drop).map_err(self.explain("upload", path))
+    }
+
+    /// Everything below `prefix`, sorted by path.
+    pub(crate) async fn list(&self, prefix: &ObjectPath) -> Result<Vec<ObjectMeta>> {
+        let mut found: Vec<ObjectMeta> =
+            self.objects.list(Some(prefix)).try_collect().await.map_err(self.explain("list", prefix))?;
+        found.sort_by(|a, b| a.location.cmp(&b.location));
+        Ok(found)
+    }
+
+    /// Removes an object; `false` means that there was none.
+    pub(crate) async fn remove(&self, path: &ObjectPath) -> Result<bool> {
+        // S3 does not tell whether there was one.
+        let was_there = self.size(path).await?.is_some();
+        match self.objects.delete(path).await {
+            Ok(()) | Err(ObjectError::NotFound { .. }) => Ok(was_there),
+            Err(e) => Err(self.explain("remove", path)(e)),
+        }
+    }
+
+    /// Moves a damaged object out of the way, so that it counts as absent and a person can still look at it.
+    pub(crate) async fn set_aside(&self, path: &ObjectPath, reason: &str) -> Result<()> {
+        let aside = layout::quarantine(path, nonce());
+        tracing::warn!(store = %self.name, %path, %aside, reason, "damaged, set aside");
+        match self.objects.rename(path, &aside).await {
+            // Somebody else was faster.
+            Ok(()) | Err(ObjectError::NotFound { .. }) => Ok(()),
+            Err(e) => Err(self.explain("set aside the damaged", path)(e)),
+        }
+    }
+
+    /// Does put-if-absent hold here? Stores claim it that let a second writer in, some only when writers race
+    /// (s3s-fs 0.14: up to 16 winners of 16), so eight writers race for each of three names, and a late one comes after.
+    pub(crate) async fn probe(&self) -> Result<bool> {
+        let trusting = Self { conditional: true, ..self.clone() };
+        for _ in 0..3 {
+            let path = layout::probe(nonce());
+            let racers = (0u8..8).map(|i| trusting.create(&path, Bytes::from(vec![i; 64])));
+            let raced: Vec<Result<bool>> = stream::iter(racers).buffer_unordered(8).collect().await;
+            let late = trusting.create(&path, Bytes::from_static(b"late")).await;
+            let found = self.read(&path).await;
+            self.remove(&path).await?;
+            // A loser may get a server error instead of a refusal (moto); a store that cannot do it at all says so each time.
+            let winners = raced.iter().filter(|outcome| matches!(outcome, Ok(true))).count();
+            let intact = found?.is_some_and(|bytes| bytes.len() == 64);
+            if winners != 1 || !matches!(late, Ok(false)) || !intact {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+}
+
+/// Reads a file in parts of 8 MiB off the async threads, and hashes what it reads.
+struct Reader {
+    state: Option<(fs_err::File, blake3::Hasher)>,
+    path: PathBuf,
+    left: u64,
+}
+
+impl Reader {
+    async fn open(path: &Path, size: u64) -> Result<Self> {
+        let at = path.to_owned();
+        let file = blocking(move || fs_err::File::open(at).map_err(during(|| "open a blob"))).await?;
+        Ok(Self { state: Some((file, blake3::Hasher::new())), path: path.to_owned(), left: size })
+    }
+
+    async fn next(&mut self) -> Result<Bytes> {
+        let Some((mut file, mut hasher)) = self.state.take() else { return Ok(Bytes::new()) };
+        let want = self.left.min(PART as u64);
+        let (part, state) = blocking(move || {
+            let mut part = Vec::with_capacity(want as usize);
+            io::Read::read_to_end(&mut io::Read::take(&mut file, want), &mut part).map_err(during(|| "read a blob"))?;
+            hasher.update(&part);
+            Ok((part, (file, hasher)))
+        })
+        .await?;
+        self.left -= part.len() as u64;
+        self.state = Some(state);
+        Ok(part.into())
+    }
+
+    fn check(&self, digest: &BlobDigest) -> Result<()> {
+        let found = self.state.as_ref().map(|(_, hasher)| BlobDigest::from_bytes(*hasher.finalize().as_bytes()));
+        if found == Some(*digest) {
+            return Ok(());
+        }
+        tracing::warn!(path = %self.path.display(), "not uploaded: its bytes are not those of its name");
+        Err(Error::Corrupt { digest: *digest })
+    }
+}

@@ -1,0 +1,187 @@
+//! Collection, verification and use, on a small store.
+
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+
+use crate::{
+    ArtifactDigest, BlobDigest, Cache, Holder, Keep, StageKey, layout,
+    suite::{record, write_files},
+};
+
+struct Store {
+    dir: tempfile::TempDir,
+    cache: Cache,
+}
+
+impl Store {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = Cache::open_local(&dir.path().join("store")).unwrap();
+        Self { dir, cache }
+    }
+
+    async fn stage(&self, name: &str, files: &[(&str, &[u8])]) -> (StageKey, ArtifactDigest) {
+        let (input, key) = (self.dir.path().join(name), StageKey::of(name.as_bytes()));
+        write_files(&input, files);
+        let artifact = self.cache.publish(&input).await.unwrap().digest;
+        self.cache.put_record(&record(key, artifact)).await.unwrap();
+        (key, artifact)
+    }
+}
+
+fn in_two_hours() -> SystemTime {
+    SystemTime::now() + Duration::from_hours(2)
+}
+
+#[tokio::test]
+async fn what_is_kept_stays_and_digests_stay_of_what_goes() {
+    let store = Store::new();
+    let (kept, _) = store.stage("kept", &[("a", b"shared"), ("b", b"kept")]).await;
+    let (gone, artifact) = store.stage("gone", &[("a", b"shared"), ("c", b"gone!")]).await;
+    let cache = &store.cache;
+
+    let now = cache.plan_gc(&Keep::keys([kept], SystemTime::now())).await.unwrap();
+    assert!(now.blobs.is_empty() && now.artifacts.is_empty(), "within the grace time nothing goes: {now:?}");
+
+    let plan = cache.plan_gc(&Keep::keys([kept], in_two_hours())).await.unwrap();
+    assert_eq!(plan.blobs.keys().copied().collect::<Vec<_>>(), [BlobDigest::of(b"gone!")]);
+    assert_eq!(plan.artifacts.iter().copied().collect::<Vec<_>>(), [artifact]);
+    assert_eq!(plan.hollowed.iter().copied().collect::<Vec<_>>(), [gone]);
+    assert!(cache.hit(&gone).await.unwrap().is_some(), "a plan frees nothing");
+
+    let done = cache.apply_gc(&plan).await.unwrap();
+    assert_eq!((done.artifacts, done.blobs, done.bytes), (1, 1, plan.bytes));
+    assert!(cache.hit(&kept).await.unwrap().is_some());
+    assert_eq!(cache.hit(&gone).await.unwrap(), None);
+    assert_eq!(cache.record(&gone).await.unwrap().unwrap().artifact, artifact);
+    let report = cache.verify().await.unwrap();
+    assert!(report.is_sound());
+    assert_eq!(report.incomplete.into_iter().collect::<Vec<_>>(), [gone]);
+
+    // Made again, it is the same record.
+    store.stage("gone", &[]).await;
+    assert!(cache.hit(&gone).await.unwrap().is_some());
+}
+
+#[tokio::test]
+async fn artifacts_can_be_kept_by_digest_and_logs_by_key() {
+    let store = Store::new();
+    let (_, artifact) = store.stage("a", &[("a", b"1")]).await;
+    let log = store.cache.put_blob(Bytes::from_static(b"log")).await.unwrap();
+    let logged = StageKey::of(b"logged");
+    store.cache.put_record(&crate::Record { log: Some(log), ..record(logged, artifact) }).await.unwrap();
+    let keep = Keep { artifacts: [artifact].into(), ..Keep::keys([], in_two_hours()) };
+    assert_eq!(store.cache.plan_gc(&keep).await.unwrap().blobs.into_keys().collect::<Vec<_>>(), [log]);
+    let keep = Keep::keys([logged], in_two_hours());
+    assert!(store.cache.plan_gc(&keep).await.unwrap().blobs.is_empty());
+}
+
+#[tokio::test]
+async fn leftovers_go() {
+    let store = Store::new();
+    let cache = &store.cache;
+    let (done, _) = store.stage("done", &[("a", b"1")]).await;
+    let open = StageKey::of(b"open");
+    for key in [done, open] {
+        fs_err::write(cache.work_dir(&key).unwrap().scratch().join("state#1"), "1234").unwrap();
+    }
+    let stray = cache.local().tmp().join("0123");
+    fs_err::write(&stray, "12345").unwrap();
+    let torn = cache.store().file(&layout::record(&open)).unwrap().with_extension("json#1");
+    fs_err::create_dir_all(torn.parent().unwrap()).unwrap();
+    fs_err::write(&torn, "1").unwrap();
+    assert_eq!(cache.verify().await.unwrap().stray, [stray.clone(), torn.clone()].into());
+
+    let plan = cache.plan_gc(&Keep::keys([done], in_two_hours())).await.unwrap();
+    assert_eq!(plan.work, [(done, 4)].into());
+    assert_eq!(plan.bytes, 4 + 5 + 1);
+    cache.apply_gc(&plan).await.unwrap();
+    assert!(!stray.exists() && !torn.exists() && !cache.local().work(&done).exists());
+    assert!(cache.local().work(&open).exists(), "an unfinished stage resumes here");
+}
+
+#[tokio::test]
+async fn what_is_touched_after_the_plan_stays() {
+    let store = Store::new();
+    let (key, _) = store.stage("a", &[("a", b"1")]).await;
+    let mut keep = Keep::keys([], SystemTime::now());
+    keep.grace = Duration::ZERO;
+    std::thread::sleep(Duration::from_millis(20));
+    keep.now = SystemTime::now();
+    let plan = store.cache.plan_gc(&keep).await.unwrap();
+    assert_eq!(plan.blobs.len(), 1);
+    std::thread::sleep(Duration::from_millis(20));
+    // Another process materializes it: its links change.
+    let artifact = store.cache.record(&key).await.unwrap().unwrap().artifact;
+    store.cache.publish(&store.dir.path().join("a")).await.unwrap();
+    store.cache.materialize(&artifact, &store.dir.path().join("out")).await.unwrap();
+    store.cache.apply_gc(&plan).await.unwrap();
+    assert!(store.cache.manifest(&artifact).await.unwrap().is_some());
+}
+
+#[tokio::test]
+async fn verify_finds_what_was_damaged() {
+    let store = Store::new();
+    let cache = &store.cache;
+    let (bad, artifact) = store.stage("bad", &[("a", b"good")]).await;
+    let (good, _) = store.stage("good", &[("a", b"fine")]).await;
+    let (torn, _) = store.stage("torn", &[("a", b"fine")]).await;
+    for (path, bytes) in [(layout::blob(&BlobDigest::of(b"good")), "evil"), (layout::record(&torn), "{")] {
+        cache.store().replace(&path, Bytes::from_static(bytes.as_bytes())).await.unwrap();
+    }
+    assert!(cache.hit(&bad).await.unwrap().is_some(), "a stat does not see it");
+
+    let report = cache.verify().await.unwrap();
+    assert_eq!((report.blobs, report.bytes), (2, 8));
+    assert_eq!(report.corrupt, [BlobDigest::of(b"good")].into());
+    assert_eq!(report.corrupt_records, [torn].into());
+    assert_eq!(report.incomplete, [bad].into());
+    assert!(!report.is_sound());
+    assert_eq!(cache.hit(&bad).await.unwrap(), None);
+    assert!(cache.hit(&good).await.unwrap().is_some());
+    assert!(cache.verify().await.unwrap().is_sound(), "damaged things are set aside once");
+    assert_eq!(cache.usage().await.unwrap().quarantine_bytes, 5);
+
+    write_files(&store.dir.path().join("again"), &[("a", b"good")]);
+    assert_eq!(cache.publish(&store.dir.path().join("again")).await.unwrap().digest, artifact);
+    assert!(cache.hit(&bad).await.unwrap().is_some());
+}
+
+#[tokio::test]
+async fn usage_counts() {
+    let store = Store::new();
+    store.stage("a", &[("a", b"12"), ("b", b"12"), ("c", b"345")]).await;
+    fs_err::write(store.cache.work_dir(&StageKey::of(b"k")).unwrap().scratch().join("x"), "1234567").unwrap();
+    let usage = store.cache.usage().await.unwrap();
+    assert_eq!((usage.blobs, usage.blob_bytes, usage.artifacts, usage.records), (2, 5, 1, 1));
+    assert_eq!((usage.work_bytes, usage.stray_bytes, usage.quarantine_bytes), (7, 0, 0));
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_dead_holder_of_this_host_does_not_keep_anybody_waiting() {
+    let store = Store::new();
+    let (key, now, day) = (StageKey::of(b"key"), SystemTime::now(), Duration::from_hours(24));
+    let me = Holder::this_process("run");
+    let dead = Holder { pid_start: me.pid_start + 1, ..me.clone() };
+    assert!(matches!(store.cache.acquire(&key, &dead, now, day).await.unwrap(), crate::Acquired::Yes(_)));
+    let crate::Acquired::Yes(lease) = store.cache.acquire(&key, &me, now, day).await.unwrap() else {
+        panic!("a dead holder keeps the lease")
+    };
+    assert_eq!(lease.attempt, 2);
+    assert!(matches!(store.cache.acquire(&key, &me, now, day).await.unwrap(), crate::Acquired::HeldBy { .. }));
+}
+
+#[tokio::test]
+async fn the_last_key_of_a_stage() {
+    let store = Store::new();
+    let (cache, one, two) = (&store.cache, StageKey::of(b"1"), StageKey::of(b"2"));
+    assert_eq!(cache.latest("r", "expert[news]").await.unwrap(), None);
+    cache.set_latest("r", "expert[news]", &one).await.unwrap();
+    cache.set_latest("r", "expert[news]", &two).await.unwrap();
+    cache.set_latest("other", "expert[news]", &one).await.unwrap();
+    assert_eq!(cache.latest("r", "expert[news]").await.unwrap(), Some(two));
+    fs_err::write(cache.local().latest("r", "expert[news]"), "torn").unwrap();
+    assert_eq!(cache.latest("r", "expert[news]").await.unwrap(), None);
+}

@@ -1,0 +1,182 @@
+//! A local folder before a shared store: read through, write behind.
+//!
+//! ```text
+//!  read:   local ──miss──▶ remote ──keep──▶ local
+//!  record: mark pending/<key> ▶ local record ▶ (background) blobs ▶ manifest ▶ remote record ▶ unmark
+//! ```
+//!
+//! The remote record comes last, so that what is recorded there is complete there. The mark survives a crash: the next process
+//! that opens the store goes on where this one stopped.
+
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
+
+use futures::{StreamExt, TryStreamExt, stream};
+use tokio::sync::{
+    mpsc::{self, UnboundedReceiver, UnboundedSender},
+    oneshot,
+};
+
+use crate::{
+    cache::Cache,
+    digest::{ArtifactDigest, StageKey},
+    error::{Error, Result},
+    layout,
+    manifest::Manifest,
+    records::{PutRecord, Record},
+    store::Store,
+};
+
+/// The local store and what is behind it.
+#[derive(Debug)]
+pub(crate) struct Tiers {
+    pub local: Store,
+    pub remote: Option<Store>,
+    /// Where files of the local store are staged.
+    pub tmp: PathBuf,
+}
+
+impl Tiers {
+    /// The nearest first.
+    pub(crate) fn all(&self) -> impl Iterator<Item = &Store> {
+        std::iter::once(&self.local).chain(&self.remote)
+    }
+
+    async fn upload(&self, remote: &Store, key: &StageKey) -> Result<Uploaded> {
+        // Forgotten meanwhile: nothing to do.
+        let Some(record) = self.local.record(key).await? else { return Ok(Uploaded::Done) };
+        let tree = layout::tree(&record.artifact);
+        let no_artifact = Error::NoArtifact { digest: record.artifact };
+        let bytes = self.local.read(&tree).await?.filter(|bytes| ArtifactDigest::of(bytes) == record.artifact);
+        // An artifact that came from the remote store, or was collected, may be there in full.
+        let bytes = match bytes {
+            Some(bytes) => bytes,
+            None => remote.read(&tree).await?.ok_or(no_artifact)?,
+        };
+        stream::iter(Manifest::from_bytes(&bytes)?.blobs())
+            .map(|(blob, size)| async move { self.push(remote, &blob, size).await })
+            .buffer_unordered(8)
+            .try_collect::<()>()
+            .await?;
+        if let Some(log) = &record.log
+            && let Some(bytes) = self.local.read(&layout::blob(log)).await?
+        {
+            self.push(remote, log, bytes.len() as u64).await?;
+        }
+        remote.replace(&tree, bytes).await?;
+        Ok(match remote.put_record(&record).await? {
+            PutRecord::Created | PutRecord::Same => Uploaded::Done,
+            PutRecord::Conflict(theirs) => Uploaded::Conflict(Box::new(record), theirs),
+        })
+    }
+
+    async fn upload_and_unmark(&self, key: StageKey, report: &mut FlushReport) {
+        let Some(remote) = &self.remote else { return };
+        let mark = layout::pending(&key);
+        match self.upload(remote, &key).await {
+            Ok(outcome) => {
+                report.failed.remove(&key);
+                match outcome {
+                    Uploaded::Done => report.uploaded.push(key),
+                    Uploaded::Conflict(ours, theirs) => {
+                        tracing::warn!(%key, ours = %ours.artifact, theirs = %theirs.artifact, "the stage is not deterministic");
+                        report.conflicts.push((*ours, *theirs));
+                    }
+                }
+                if let Err(error) = self.local.remove(&mark).await {
+                    tracing::warn!(%key, %error, "the mark of an upload could not be removed; it will be looked at again");
+                }
+            }
+            Err(error) => {
+                tracing::warn!(%key, %error, store = remote.name(), "not uploaded yet");
+                report.failed.insert(key, error);
+            }
+        }
+    }
+
+    async fn pending(&self) -> Result<Vec<StageKey>> {
+        let marks = self.local.list(&layout::pending_all()).await?;
+        Ok(marks.iter().filter_map(|mark| layout::id(&mark.location)).collect())
+    }
+}
+
+enum Uploaded {
+    Done,
+    Conflict(Box<Record>, Box<Record>),
+}
+
+/// What the background uploads came to since the last [`Cache::flush`].
+#[derive(Debug, Default)]
+pub struct FlushReport {
+    /// Records that are in the remote store now, with all that they need.
+    pub uploaded: Vec<StageKey>,
+    /// Records that are not, and why; the next flush, or the next process, tries again.
+    pub failed: BTreeMap<StageKey, Error>,
+    /// Ours and theirs: somebody else recorded another artifact for the key. Theirs stays in the remote store.
+    pub conflicts: Vec<(Record, Record)>,
+}
+
+enum Job {
+    Upload(StageKey),
+    Flush(oneshot::Sender<FlushReport>),
+}
+
+/// The background task. It ends when the last clone of its cache is gone and the queue is empty.
+#[derive(Debug)]
+pub(crate) struct Uploads {
+    jobs: UnboundedSender<Job>,
+}
+
+impl Uploads {
+    /// Starts the task, which begins with what an earlier process left.
+    pub(crate) fn start(tiers: Arc<Tiers>) -> Self {
+        let (jobs, queue) = mpsc::unbounded_channel();
+        tokio::spawn(work(tiers, queue));
+        Self { jobs }
+    }
+
+    pub(crate) fn push(&self, key: StageKey) {
+        // Fails only when the runtime is shutting down; the mark is on disk.
+        let _ = self.jobs.send(Job::Upload(key));
+    }
+}
+
+async fn work(tiers: Arc<Tiers>, mut queue: UnboundedReceiver<Job>) {
+    let mut report = FlushReport::default();
+    upload_pending(&tiers, &mut report).await;
+    while let Some(job) = queue.recv().await {
+        match job {
+            Job::Upload(key) => tiers.upload_and_unmark(key, &mut report).await,
+            Job::Flush(done) => {
+                upload_pending(&tiers, &mut report).await;
+                let _ = done.send(std::mem::take(&mut report));
+            }
+        }
+    }
+}
+
+async fn upload_pending(tiers: &Tiers, report: &mut FlushReport) {
+    match tiers.pending().await {
+        Ok(keys) => {
+            for key in keys {
+                tiers.upload_and_unmark(key, report).await;
+            }
+        }
+        Err(error) => tracing::warn!(%error, "the list of records to upload could not be read"),
+    }
+}
+
+impl Cache {
+    /// Waits until what has been recorded is in the remote store, or could not be brought there.
+    pub async fn flush(&self) -> FlushReport {
+        let (done, report) = oneshot::channel();
+        match self.uploads() {
+            Some(uploads) if uploads.jobs.send(Job::Flush(done)).is_ok() => report.await.unwrap_or_default(),
+            _ => FlushReport::default(),
+        }
+    }
+
+    /// The keys whose records are still to be uploaded.
+    pub async fn pending_uploads(&self) -> Result<Vec<StageKey>> {
+        self.tiers().pending().await
+    }
+}

@@ -1,0 +1,79 @@
+//! Scratch of one stage key, kept until its record is written, so that a stage resumes inside itself.
+
+use std::path::{Path, PathBuf};
+
+use crate::{
+    cache::{Cache, absent},
+    digest::StageKey,
+    error::{Result, during},
+};
+
+/// The folder of a stage key. It is on the disk of the store, so that publishing its output moves no bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WorkDir {
+    path: PathBuf,
+}
+
+impl Cache {
+    /// Opens the work dir of `key`, making it if it is not there.
+    pub fn work_dir(&self, key: &StageKey) -> Result<WorkDir> {
+        let work = WorkDir { path: self.local().work(key) };
+        for folder in [work.output(), work.scratch()] {
+            fs_err::create_dir_all(folder).map_err(during(|| "create a work dir"))?;
+        }
+        Ok(work)
+    }
+}
+
+impl WorkDir {
+    /// The folder itself.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// What becomes the artifact.
+    pub fn output(&self) -> PathBuf {
+        self.path.join("output")
+    }
+
+    /// What does not: checkpoints, finished parts.
+    pub fn scratch(&self) -> PathBuf {
+        self.path.join("scratch")
+    }
+
+    /// Empties `output`. An attempt that died after it published left read-only files there.
+    pub fn clear_output(&self) -> Result<()> {
+        absent(fs_err::remove_dir_all(self.output())).map_err(during(|| "empty the output of a work dir"))?;
+        fs_err::create_dir_all(self.output()).map_err(during(|| "create a work dir"))
+    }
+
+    /// Removes it with all that is in it.
+    pub fn remove(&self) -> Result<()> {
+        absent(fs_err::remove_dir_all(&self.path)).map_err(during(|| "remove a work dir"))?;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn it_stays_until_it_is_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = Cache::open_local(dir.path()).unwrap();
+        let key = StageKey::of(b"key");
+        let work = cache.work_dir(&key).unwrap();
+        fs_err::write(work.scratch().join("checkpoint"), "7").unwrap();
+        fs_err::write(work.output().join("part"), "x").unwrap();
+        cache.publish(&work.output()).await.unwrap();
+
+        let again = cache.work_dir(&key).unwrap();
+        assert_eq!(fs_err::read_to_string(again.scratch().join("checkpoint")).unwrap(), "7");
+        again.clear_output().unwrap();
+        assert_eq!(fs_err::read_dir(again.output()).unwrap().count(), 0);
+        again.remove().unwrap();
+        again.remove().unwrap();
+        assert!(!again.path().exists());
+    }
+}

@@ -1,0 +1,392 @@
+//! The training loop, in the open.
+
+use crate::adamw::{AdamW, Moments, Update};
+use crate::clip::{factor, global_norm};
+use crate::error::{Error, Result};
+use crate::freeze::{Trainable, decays, is_row};
+use crate::loss::{Batch, LossWeights, Losses, loss};
+use crate::lr::Schedule;
+use crate::mask::Sequences;
+use crate::olmo2::{Model, weight, whole_tensors};
+use crate::state::TrainState;
+use crate::weights::{Weight, Weights};
+use burn::tensor::{Tensor, TensorData};
+use flow_data::loader::{Batches, TokenBatch};
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Instant;
+
+/// What a run does. Nothing here says where, or with how many threads.
+#[derive(Clone, Debug)]
+pub struct TrainSpec {
+    /// Updates of the whole run; the run goes on from the state's step up to this.
+    pub steps: u64,
+    /// Batches whose gradients are summed into one update, at least 1. Update s takes batches s·accumulate and on.
+    pub accumulate: u64,
+    /// Learning rate of each update.
+    pub schedule: Schedule,
+    /// The optimizer.
+    pub optimizer: AdamW,
+    /// Largest global norm of the gradients; no clipping where absent.
+    pub clip: Option<f64>,
+    /// Weights of the losses beside the cross-entropy.
+    pub losses: LossWeights,
+    /// What is trained.
+    pub trainable: Trainable,
+    /// Factor on the learning rate of router rows; 0 leaves them as they are.
+    pub row_lr: f64,
+    /// Whether tokens see only their own document: a document ends with the model's end-of-document token.
+    pub mask_documents: bool,
+    /// Updates between two checkpoints; none but on cancellation where absent.
+    pub checkpoint_every: Option<u64>,
+    /// Whether a loss or a gradient that is no number ends the run; else that update is skipped.
+    pub stop_on_nan: bool,
+}
+
+/// What one update showed.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct StepMetrics {
+    /// Number of the update, from 0.
+    pub step: u64,
+    /// Targets seen up to and with this update, were all batches as large as this one.
+    pub tokens: u64,
+    /// Means over the update's targets.
+    pub losses: Losses,
+    /// Learning rate.
+    pub lr: f64,
+    /// Global norm of the gradients before clipping.
+    pub grad_norm: f64,
+    /// Whether the update was left out because its gradients were no numbers.
+    pub skipped: bool,
+    /// Wall-clock time. For progress only: it must not enter an artifact.
+    pub seconds: f64,
+}
+
+/// What a caller does between updates.
+pub trait Hooks {
+    /// After each update.
+    ///
+    /// # Errors
+    /// End the run.
+    fn on_step(&mut self, metrics: &StepMetrics) -> Result<()>;
+
+    /// Keeps a state from which the run can go on; called every [`TrainSpec::checkpoint_every`] updates and on cancellation.
+    ///
+    /// # Errors
+    /// End the run.
+    fn checkpoint(&mut self, state: &TrainState) -> Result<()>;
+
+    /// Whether to stop. Asked before each update.
+    fn cancelled(&self) -> bool {
+        false
+    }
+}
+
+/// Trains `model` from `start` to the end of the run; the model then holds the final weights, and so does the state.
+///
+/// The bytes depend on `spec`, the model's weights, the state and the batches only: not on threads, and not on where a run
+/// was cut off and resumed.
+///
+/// # Errors
+/// [`Error::Cancelled`] after a checkpoint; [`Error::Diverged`]; [`Error::Param`] for a spec that says nothing to train; [`Error::Input`] for batches that do not fit the model;
+/// [`Error::Mismatch`] for a state of another run; and the hooks' own.
+pub fn train(
+    spec: &TrainSpec,
+    model: &mut Model,
+    start: TrainState,
+    batches: &dyn Batches,
+    hooks: &mut dyn Hooks,
+) -> Result<TrainState> {
+    spec.trainable.check(model.config())?;
+    if spec.accumulate == 0 {
+        return Err(Error::Param { param: "accumulate", reason: "an update needs at least one batch".to_owned() });
+    }
+    model.train_only(&|name| spec.trains(name));
+    let mut step = start.step;
+    let mut moments = resume(spec, model, start)?;
+    while step < spec.steps {
+        if hooks.cancelled() {
+            hooks.checkpoint(&snapshot(model, &moments, step))?;
+            return Err(Error::Cancelled);
+        }
+        let began = Instant::now();
+        let lr = spec.schedule.lr(step);
+
+        let first = step * spec.accumulate;
+        let parts = (first..first + spec.accumulate).map(|i| batches.batch(i)).collect::<Result<Vec<_>, _>>()?;
+        let count: usize = parts.iter().map(|part| part.batch * part.seq).sum();
+        let mut losses = Losses::default();
+        let mut gradients: BTreeMap<String, Tensor<2>> = BTreeMap::new();
+        for part in &parts {
+            let (loss, values) = loss(model, &spec.batch(model, part)?, count, spec.losses)?;
+            losses = losses.plus(values);
+            let mut recorded = loss.backward();
+            for parameter in model.parameters() {
+                if let Some(gradient) = parameter.value.grad_remove(&mut recorded) {
+                    let sum = match gradients.remove(&parameter.name) {
+                        Some(sum) => sum + gradient,
+                        None => gradient,
+                    };
+                    gradients.insert(parameter.name, sum);
+                }
+            }
+        }
+
+        let grad_norm = global_norm(gradients.values());
+        let skipped = !(losses.loss.is_finite() && grad_norm.is_finite());
+        if skipped && spec.stop_on_nan {
+            return Err(diverged(step, &losses, grad_norm, &parts));
+        }
+        if !skipped {
+            let scale = factor(grad_norm, spec.clip);
+            for parameter in model.parameters() {
+                let Some(gradient) = gradients.remove(&parameter.name) else { continue };
+                let lr = if is_row(&parameter.name) { lr * spec.row_lr } else { lr };
+                let weight_decay = if decays(&parameter.name) { spec.optimizer.weight_decay } else { 0.0 };
+                let moments = moments.entry(parameter.name).or_insert_with(|| Moments::zero(&gradient));
+                let nothing = Tensor::empty([0, 0], &gradient.device());
+                let value = std::mem::replace(parameter.value, nothing).inner();
+                let update = Update { lr, scale, weight_decay, step: step + 1 };
+                *parameter.value = spec.optimizer.update(value, gradient, moments, update).autodiff().require_grad();
+            }
+        }
+
+        step += 1;
+        let (tokens, seconds) = (step * count as u64, began.elapsed().as_secs_f64());
+        hooks.on_step(&StepMetrics { step: step - 1, tokens, losses, lr, grad_norm, skipped, seconds })?;
+        if step < spec.steps && spec.checkpoint_every.is_some_and(|n| n > 0 && step.is_multiple_of(n)) {
+            hooks.checkpoint(&snapshot(model, &moments, step))?;
+        }
+    }
+    let end = snapshot(model, &moments, step);
+    model.train_only(&|_| false);
+    Ok(end)
+}
+
+/// The losses of one batch and the gradient of every parameter, by its own name (for the parts of a tensor that experts
+/// share: summed up again under the tensor's Hugging Face name). For tests and for looking into a model.
+///
+/// # Errors
+/// [`Error::Input`] for a batch that does not fit the model.
+pub fn gradients(model: &mut Model, part: &TokenBatch, weights: LossWeights) -> Result<(Losses, Weights)> {
+    model.train_only(&|_| true);
+    let batch = causal(model, part)?;
+    let (loss, values) = loss(model, &batch, part.batch * part.seq, weights)?;
+    let mut recorded = loss.backward();
+    let parts = model.parameters().into_iter().filter_map(|parameter| {
+        let gradient = parameter.value.grad_remove(&mut recorded)?;
+        Some((parameter.name, weight(gradient, parameter.vector)))
+    });
+    let gradients = whole_tensors(parts);
+    model.train_only(&|_| false);
+    Ok((values, gradients))
+}
+
+impl TrainSpec {
+    fn trains(&self, name: &str) -> bool {
+        self.trainable.includes(name) && !(self.row_lr == 0.0 && is_row(name))
+    }
+
+    fn batch(&self, model: &Model, part: &TokenBatch) -> Result<Batch> {
+        let mut batch = causal(model, part)?;
+        if self.mask_documents {
+            let eos = model.config().eos_token_id;
+            let rows = part.tokens.chunks_exact(part.seq + 1);
+            let segments: Vec<u32> = rows.flat_map(|row| documents(&row[..part.seq], eos)).collect();
+            batch.sequences = Sequences::segmented(part.batch, part.seq, &segments)?;
+        }
+        Ok(batch)
+    }
+}
+
+/// A batch whose tokens see all before them.
+fn causal(model: &Model, part: &TokenBatch) -> Result<Batch> {
+    let (batch, seq) = (part.batch, part.seq);
+    let fail = |reason: String| Err(Error::Input { what: "a training batch".to_owned(), reason });
+    if part.tokens.len() != batch * (seq + 1) || batch == 0 || seq == 0 {
+        return fail(format!("there are {} tokens, not {batch} × ({seq} + 1)", part.tokens.len()));
+    }
+    if let Some(token) = part.tokens.iter().find(|&&t| t as usize >= model.config().vocab_size) {
+        return fail(format!("token {token} is not in the vocabulary of {}", model.config().vocab_size));
+    }
+    Ok(Batch::new(&part.tokens, seq, Sequences::causal(batch, seq)))
+}
+
+/// The number, from 1, of the document that each token of an instance belongs to; `eos` ends a document.
+fn documents(row: &[u32], eos: u32) -> impl Iterator<Item = u32> {
+    let mut document = 1;
+    row.iter().map(move |&token| {
+        let own = document;
+        document += u32::from(token == eos);
+        own
+    })
+}
+
+impl Losses {
+    fn plus(self, other: Self) -> Self {
+        Self {
+            loss: self.loss + other.loss,
+            ce: self.ce + other.ce,
+            z: self.z + other.z,
+            router_z: self.router_z + other.router_z,
+        }
+    }
+}
+
+impl Moments {
+    fn zero(like: &Tensor<2>) -> Self {
+        let zero = || Tensor::zeros(like.dims(), &like.device());
+        Self { first: zero(), second: zero() }
+    }
+}
+
+fn diverged(step: u64, losses: &Losses, grad_norm: f64, parts: &[TokenBatch]) -> Error {
+    let documents: BTreeSet<u64> = parts.iter().flat_map(|part| part.documents.iter().copied()).collect();
+    let (quantity, value) = if losses.loss.is_finite() { ("gradient norm", grad_norm) } else { ("loss", losses.loss) };
+    Error::Diverged { step, quantity, value, documents: documents.into_iter().collect() }
+}
+
+/// Puts a state's parameters into the model; its moments.
+fn resume(spec: &TrainSpec, model: &mut Model, state: TrainState) -> Result<BTreeMap<String, Moments>> {
+    let TrainState { step, mut parameters, mut first_moments, mut second_moments } = state;
+    let mut moments = BTreeMap::new();
+    if step == 0 && parameters.is_empty() {
+        return Ok(moments);
+    }
+    let mismatch = |reason: String| Error::Mismatch {
+        one: "the checkpoint".to_owned(),
+        other: "the model that is trained".to_owned(),
+        reason,
+    };
+    let device = model.device().clone();
+    for parameter in model.parameters() {
+        if !spec.trains(&parameter.name) {
+            continue;
+        }
+        let dims = parameter.value.dims();
+        let take = |from: &mut Weights, what: &str| -> Result<Tensor<2>> {
+            let Weight { data, .. } = from
+                .remove(&parameter.name)
+                .filter(|w| w.data.len() == dims[0] * dims[1])
+                .ok_or_else(|| mismatch(format!("it has no {what} of this shape for `{}`", parameter.name)))?;
+            Ok(Tensor::from_data(TensorData::new(data, dims), &device))
+        };
+        let value = take(&mut parameters, "value")?;
+        // A parameter that no batch has reached yet has no moments.
+        if first_moments.contains_key(&parameter.name) {
+            let first = take(&mut first_moments, "first moment")?;
+            let second = take(&mut second_moments, "second moment")?;
+            moments.insert(parameter.name.clone(), Moments { first, second });
+        }
+        *parameter.value = value.autodiff().require_grad();
+    }
+    if let Some(name) = parameters.keys().chain(first_moments.keys()).chain(second_moments.keys()).next() {
+        return Err(mismatch(format!("it has `{name}`, which is not trained")));
+    }
+    Ok(moments)
+}
+
+fn snapshot(model: &Model, moments: &BTreeMap<String, Moments>, step: u64) -> TrainState {
+    let mut state = TrainState { step, ..TrainState::default() };
+    // Handles are shared with the copy only for as long as this function runs.
+    let mut copy = model.clone();
+    for parameter in copy.parameters() {
+        if !parameter.value.is_require_grad() {
+            continue;
+        }
+        if let Some(m) = moments.get(&parameter.name) {
+            state.first_moments.insert(parameter.name.clone(), weight(m.first.clone(), parameter.vector));
+            state.second_moments.insert(parameter.name.clone(), weight(m.second.clone(), parameter.vector));
+        }
+        state.parameters.insert(parameter.name.clone(), parameter.weight());
+    }
+    state
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Mixture, ModelConfig};
+    use crate::init::initial_weights;
+    use crate::numerics::device;
+    use crate::ops::check::as_other_devices;
+
+    #[test]
+    fn a_document_ends_with_its_last_token() {
+        assert_eq!(documents(&[5, 0, 7, 8, 0, 0, 9], 0).collect::<Vec<_>>(), [1, 1, 2, 2, 2, 3, 4]);
+    }
+
+    struct Texts;
+
+    impl Batches for Texts {
+        fn batch(&self, step: u64) -> flow_data::Result<TokenBatch> {
+            let token = |i: u64| ((i + step * 99).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 33) as u32 % 40;
+            Ok(TokenBatch { batch: 2, seq: 20, tokens: (0..42).map(token).collect(), documents: vec![step] })
+        }
+    }
+
+    struct Curve(Vec<StepMetrics>);
+
+    impl Hooks for Curve {
+        fn on_step(&mut self, metrics: &StepMetrics) -> Result<()> {
+            self.0.push(*metrics);
+            Ok(())
+        }
+
+        fn checkpoint(&mut self, _: &TrainState) -> Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn other_devices_train_alike() {
+        let config = ModelConfig {
+            vocab_size: 40,
+            hidden_size: 16,
+            num_layers: 2,
+            num_heads: 2,
+            head_dim: 8,
+            ffn_hidden: 24,
+            rope_theta: 10_000.0,
+            norm_eps: 1e-6,
+            max_positions: 64,
+            eos_token_id: 0,
+            pad_token_id: None,
+            experts: Some(Mixture::of(["a".to_owned(), "b".to_owned()], 2)),
+        };
+        let spec = TrainSpec {
+            steps: 6,
+            accumulate: 2,
+            schedule: Schedule::constant(3e-3),
+            optimizer: AdamW::default(),
+            clip: Some(1.0),
+            losses: LossWeights { z: 1e-4, router_z: 1e-3 },
+            trainable: Trainable::All,
+            row_lr: 0.5,
+            mask_documents: true,
+            checkpoint_every: None,
+            stop_on_nan: true,
+        };
+        let mut weights = initial_weights(&config, 3);
+        let bias = || Weight { shape: vec![3], data: vec![0.0, -0.3, -0.1] };
+        weights.extend((0..2).map(|l| (format!("model.layers.{l}.mlp.gate.bias"), bias())));
+        let run = || {
+            let mut model = Model::new(&config, &weights, &device("cpu").unwrap()).unwrap();
+            let mut curve = Curve(Vec::new());
+            train(&spec, &mut model, TrainState::start(), &Texts, &mut curve).unwrap();
+            (curve.0, model.weights())
+        };
+        let ((fused, end), (composed, other)) = (run(), as_other_devices(run));
+        for (a, b) in fused.iter().zip(&composed) {
+            assert!((a.losses.loss - b.losses.loss).abs() < 1e-4, "{a:?} {b:?}");
+            assert!((a.grad_norm - b.grad_norm).abs() < 1e-3 * b.grad_norm, "{a:?} {b:?}");
+        }
+        assert!(fused[5].losses.loss < fused[0].losses.loss);
+        // AdamW moves a weight whose gradient is rounding error by the learning rate in either direction.
+        for (name, weight) in &end {
+            let far = weight.data.iter().zip(&other[name].data).filter(|(a, b)| (*a - *b).abs() > 1e-3).count();
+            assert!(far * 100 <= weight.data.len(), "{name}: {far} of {}", weight.data.len());
+        }
+        let bias = &end["model.layers.0.mlp.gate.bias"].data;
+        assert!(bias[0] == 0.0 && bias[1] != -0.3);
+    }
+}

@@ -1,0 +1,133 @@
+//! What a running stage may touch: its inputs, its output folder, its scratch folder, and the way to say how far it is.
+
+use std::{
+    io::Write,
+    path::Path,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use fs_err as fs;
+use serde_json::Value;
+
+use crate::{
+    error::StageError,
+    event::Report,
+    job::Job,
+    seed::Seed,
+    stage::{External, InputTree},
+};
+
+/// Progress and metrics are written at most this often: they are for eyes.
+const REPORT_EVERY: Duration = Duration::from_millis(100);
+
+/// A stage's view of the world.
+pub struct Context {
+    job: Job,
+    events: Mutex<Option<fs::File>>,
+    last_progress: Mutex<Option<Instant>>,
+    cancelled: Arc<AtomicBool>,
+}
+
+impl Context {
+    /// The context of a job. `cancelled` is raised from outside when the stage should stop.
+    pub fn new(job: Job, cancelled: Arc<AtomicBool>) -> Self {
+        // Events are for eyes: a stage works on without them where the file cannot be had.
+        let events = fs::OpenOptions::new().create(true).append(true).open(&job.events).ok();
+        Self { job, events: Mutex::new(events), last_progress: Mutex::new(None), cancelled }
+    }
+
+    /// The one artifact of a role.
+    pub fn input(&self, role: &str) -> Result<&Path, StageError> {
+        match self.inputs(role) {
+            [one] => Ok(&one.path),
+            other => Err(StageError::new(format!("input `{role}` has {} artifacts where one is needed", other.len()))),
+        }
+    }
+
+    /// The artifact of an optional role.
+    pub fn optional_input(&self, role: &str) -> Option<&Path> {
+        self.inputs(role).first().map(|tree| tree.path.as_path())
+    }
+
+    /// The artifacts of a role, sorted by label.
+    pub fn inputs(&self, role: &str) -> &[InputTree] {
+        self.job.inputs.get(role).map_or(&[], Vec::as_slice)
+    }
+
+    /// The sources outside of flow, as the plan found them.
+    pub fn sources(&self) -> &[External] {
+        &self.job.sources
+    }
+
+    /// The folder that becomes the artifact.
+    pub fn output(&self) -> &Path {
+        &self.job.output
+    }
+
+    /// A folder that survives a stage that was cut off: what lies here lets the next attempt go on.
+    pub fn scratch(&self) -> &Path {
+        &self.job.scratch
+    }
+
+    /// The recipe's seed; derive from it, by words, for every use of chance.
+    pub fn seed(&self) -> Seed {
+        Seed(self.job.seed)
+    }
+
+    /// Cores that the stage may use. The result must not depend on it.
+    pub fn threads(&self) -> usize {
+        self.job.threads.max(1) as usize
+    }
+
+    /// The compute device asked for.
+    pub fn device(&self) -> &str {
+        &self.job.device
+    }
+
+    /// Whether the stage should save what it needs to go on, and return [`StageError::cancelled`].
+    pub fn is_cancelled(&self) -> bool {
+        self.cancelled.load(Ordering::Relaxed)
+    }
+
+    /// [`StageError::cancelled`] if the stage should stop.
+    pub fn check_cancelled(&self) -> Result<(), StageError> {
+        if self.is_cancelled() { Err(StageError::cancelled()) } else { Ok(()) }
+    }
+
+    /// Says how far the work is. Cheap enough to call in a loop.
+    pub fn progress(&self, done: u64, total: Option<u64>, unit: &str) {
+        if let Ok(mut last) = self.last_progress.lock() {
+            let due = last.is_none_or(|at| at.elapsed() >= REPORT_EVERY) || total == Some(done);
+            if !due {
+                return;
+            }
+            *last = Some(Instant::now());
+        }
+        self.say(&Report::Progress { done, total, unit: unit.to_owned() });
+    }
+
+    /// Reports figures, such as the loss of a step.
+    pub fn metrics(&self, metrics: Value) {
+        self.say(&Report::Metrics { metrics });
+    }
+
+    /// A remark that is worth a line on the terminal and in the report.
+    pub fn note(&self, text: impl Into<String>) {
+        self.say(&Report::Note { text: text.into() });
+    }
+
+    fn say(&self, report: &Report) {
+        let Ok(mut line) = serde_json::to_vec(report) else { return };
+        line.push(b'\n');
+        if let Ok(mut events) = self.events.lock()
+            && let Some(file) = events.as_mut()
+            && file.write_all(&line).is_err()
+        {
+            *events = None;
+        }
+    }
+}

@@ -1,0 +1,155 @@
+//! Everything that can go wrong between a recipe and its report, one variant a cause.
+
+use std::path::PathBuf;
+
+use flow_cache::{ArtifactDigest, StageKey};
+
+use crate::{names::StageId, recipe::Diagnostic};
+
+/// What this crate returns.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Why a plan could not be made or a run could not go on.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The recipe's text is wrong; every complaint has its place.
+    #[error("the recipe has {} error(s)", .0.len())]
+    Recipe(Vec<Diagnostic>),
+    /// The store could not be read or written.
+    #[error("use the store")]
+    Cache(#[from] flow_cache::Error),
+    /// A file of a run could not be read or written; the source names its path.
+    #[error("{doing}")]
+    Io {
+        /// What was being done, as a fragment.
+        doing: &'static str,
+        /// The operating system's word, with the path.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A file that flow wrote does not read back.
+    #[error("read {}: not a {what} that this version of flow wrote", path.display())]
+    Format {
+        /// What the file should have been.
+        what: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// The parser's word.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// A machine cannot hold what the plan would run.
+    #[error("this machine cannot hold the run: {}", .shortfalls.join("; "))]
+    Capacity {
+        /// One line for each stage and resource that is short.
+        shortfalls: Vec<String>,
+        /// Profiles of the recipe that may fit.
+        profiles: Vec<String>,
+    },
+    /// A source outside of flow is not there.
+    #[error("{} source(s) of the recipe cannot be read", .0.len())]
+    Sources(Vec<(StageId, StageError)>),
+    /// A stage named on the command line is not in the recipe.
+    #[error("no stage is named `{name}`")]
+    NoSuchStage {
+        /// What was asked for.
+        name: String,
+        /// The most similar stage.
+        nearest: Option<String>,
+    },
+    /// A run id that is not in the store.
+    #[error("no run is named `{0}`")]
+    NoSuchRun(String),
+    /// A job file of another version, or for a kind that this binary does not have.
+    #[error("run the job {}: {why}", path.display())]
+    Job {
+        /// The job file.
+        path: PathBuf,
+        /// What does not fit.
+        why: String,
+    },
+    /// One key, two artifacts.
+    #[error("stage `{stage}` gave {second} where {first} was recorded for the same key {key}")]
+    NonDeterministic {
+        /// The stage.
+        stage: StageId,
+        /// Its key.
+        key: StageKey,
+        /// What is on record.
+        first: ArtifactDigest,
+        /// What was made now.
+        second: ArtifactDigest,
+    },
+    /// A child process could not be started.
+    #[error("start the process of stage `{stage}`")]
+    Spawn {
+        /// The stage.
+        stage: StageId,
+        /// The operating system's word.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+impl Error {
+    /// An I/O failure with what was being done.
+    pub fn io(doing: &'static str) -> impl FnOnce(std::io::Error) -> Self {
+        move |source| Self::Io { doing, source }
+    }
+}
+
+/// What a stage says when it cannot do its work: the text that a person reads, and what to do.
+///
+/// It crosses a process boundary, so it is text and no longer the engine's own type.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize, thiserror::Error)]
+#[error("{message}")]
+#[serde(deny_unknown_fields)]
+pub struct StageError {
+    /// The error and its causes, outermost first, joined by `: `.
+    pub message: String,
+    /// What the person can do about it.
+    #[serde(default)]
+    pub help: Option<String>,
+    /// The stage stopped because it was asked to; its scratch folder holds its state.
+    #[serde(default)]
+    pub cancelled: bool,
+}
+
+impl StageError {
+    /// An error without advice.
+    pub fn new(message: impl Into<String>) -> Self {
+        Self { message: message.into(), help: None, cancelled: false }
+    }
+
+    /// The word of a stage that stopped when it was asked to.
+    pub fn cancelled() -> Self {
+        Self { message: "stopped on request".into(), help: None, cancelled: true }
+    }
+
+    /// The same error with advice.
+    pub fn with_help(mut self, help: impl Into<String>) -> Self {
+        self.help = Some(help.into());
+        self
+    }
+
+    /// The error and all its sources as one line.
+    pub fn from_error(error: &(dyn std::error::Error + 'static)) -> Self {
+        let mut message = error.to_string();
+        let mut source = error.source();
+        while let Some(cause) = source {
+            let text = cause.to_string();
+            // Some libraries repeat their source in their own text.
+            if !message.contains(&text) {
+                message.push_str(": ");
+                message.push_str(&text);
+            }
+            source = cause.source();
+        }
+        Self::new(message)
+    }
+}
+
+/// The text of an error with all its causes, as people read it.
+pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    StageError::from_error(error).message
+}

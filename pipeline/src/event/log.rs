@@ -1,0 +1,84 @@
+//! The append-only log of a run: one JSON event a line, flushed line by line, so that a killed run loses at most the line
+//! that was being written.
+
+use std::{
+    io::{BufRead, BufReader, Write},
+    path::{Path, PathBuf},
+};
+
+use fs_err as fs;
+
+use super::Stamped;
+use crate::error::{Error, Result};
+
+/// Writes a run's events.
+#[derive(Debug)]
+pub struct EventLog {
+    file: fs::File,
+}
+
+impl EventLog {
+    /// Opens the log for appending.
+    pub fn append_to(path: &Path) -> Result<Self> {
+        let file =
+            fs::OpenOptions::new().create(true).append(true).open(path).map_err(Error::io("open the run's event log"))?;
+        Ok(Self { file })
+    }
+
+    /// Writes one event as one write, so that readers never see half a line that later gets longer.
+    pub fn write(&mut self, event: &Stamped) -> Result<()> {
+        let mut line = serde_json::to_vec(event).map_err(|source| Error::Format {
+            what: "event",
+            path: self.file.path().to_path_buf(),
+            source,
+        })?;
+        line.push(b'\n');
+        self.file.write_all(&line).map_err(Error::io("write the run's event log"))
+    }
+}
+
+/// Reads a log from its start. A last line without its end, as a killed run leaves it, is passed over.
+pub fn read(path: &Path) -> Result<Vec<Stamped>> {
+    let mut reader = BufReader::new(fs::File::open(path).map_err(Error::io("open a run's event log"))?);
+    let mut events = Vec::new();
+    let mut line = String::new();
+    loop {
+        line.clear();
+        let read = reader.read_line(&mut line).map_err(Error::io("read a run's event log"))?;
+        if read == 0 || !line.ends_with('\n') {
+            return Ok(events);
+        }
+        events.push(serde_json::from_str(&line).map_err(|source| Error::Format {
+            what: "event log",
+            path: PathBuf::from(path),
+            source,
+        })?);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::{Event, Outcome};
+
+    #[test]
+    fn a_torn_last_line_is_passed_over() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("events.jsonl");
+        let event = Stamped {
+            time: "2026-01-01T00:00:00Z".into(),
+            what: Event::RunFinished { outcome: Outcome::Done, seconds: 1.5 },
+        };
+        let mut log = EventLog::append_to(&path).unwrap();
+        log.write(&event).unwrap();
+        fs::OpenOptions::new().append(true).open(&path).unwrap().write_all(br#"{"time":"20"#).unwrap();
+        assert_eq!(read(&path).unwrap(), [event]);
+    }
+
+    #[test]
+    fn the_format_of_a_line_does_not_drift() {
+        let line = r#"{"time":"2026-01-01T00:00:00Z","what":{"event":"stage-skipped","stage":"merge","because":"expert[c]"}}"#;
+        let event: Stamped = serde_json::from_str(line).unwrap();
+        assert_eq!(serde_json::to_string(&event).unwrap(), line);
+    }
+}

@@ -1,0 +1,168 @@
+//! The state of a run as the fold of its events. The terminal, `flow status` and the report all read this and nothing else.
+
+use std::collections::BTreeMap;
+
+use flow_cache::{ArtifactDigest, StageKey};
+use serde::Serialize;
+use serde_json::Value;
+
+use super::{Event, Outcome, Stamped};
+use crate::{error::StageError, names::StageId, plan::Reason};
+
+/// Where a stage stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Default)]
+#[serde(rename_all = "kebab-case")]
+pub enum Phase {
+    /// Its inputs are not all there, or no cores are free.
+    #[default]
+    Pending,
+    /// Another run is doing it.
+    Waiting,
+    /// Its process runs.
+    Running,
+    /// Its artifact was there before.
+    Cached,
+    /// Its artifact was made in this run.
+    Finished,
+    /// Its process failed.
+    Failed,
+    /// It was stopped; its work dir is kept.
+    Stopped,
+    /// A stage that it needs failed.
+    Skipped,
+}
+
+/// All that is known of one stage of a run.
+#[derive(Debug, Clone, PartialEq, Serialize, Default)]
+pub struct StageState {
+    /// Where it stands.
+    pub phase: Phase,
+    /// Its key, once its inputs are known.
+    pub key: Option<StageKey>,
+    /// Its artifact, once there is one.
+    pub artifact: Option<ArtifactDigest>,
+    /// Why it runs or ran.
+    pub reason: Option<Reason>,
+    /// When it began, RFC 3339.
+    pub started: Option<String>,
+    /// Seconds that it took, once it finished.
+    pub seconds: Option<f64>,
+    /// Bytes of its artifact.
+    pub bytes: Option<u64>,
+    /// Units done, in all, and what they are.
+    pub progress: Option<(u64, Option<u64>, String)>,
+    /// The last metrics.
+    pub metrics: Option<Value>,
+    /// Remarks, in order.
+    pub notes: Vec<String>,
+    /// Why it failed.
+    pub error: Option<StageError>,
+    /// The end of a failed stage's log.
+    pub log_tail: Vec<String>,
+    /// The stage that kept it from being reached, or the run that is doing it.
+    pub blocked_by: Option<String>,
+}
+
+/// A run, folded.
+#[derive(Debug, Clone, PartialEq, Serialize, Default)]
+pub struct RunState {
+    /// The run's id.
+    pub run: String,
+    /// The recipe's name.
+    pub recipe: String,
+    /// When it began, RFC 3339.
+    pub started: Option<String>,
+    /// Stages in an order in which each follows its inputs.
+    pub order: Vec<StageId>,
+    /// Each stage's state.
+    pub stages: BTreeMap<StageId, StageState>,
+    /// How it ended, once it did.
+    pub outcome: Option<Outcome>,
+    /// Seconds from start to end.
+    pub seconds: Option<f64>,
+}
+
+impl RunState {
+    /// The state after all of these events.
+    pub fn replay<'a>(events: impl IntoIterator<Item = &'a Stamped>) -> Self {
+        let mut state = Self::default();
+        for event in events {
+            state.apply(event);
+        }
+        state
+    }
+
+    /// Stages in this phase.
+    pub fn count(&self, phase: Phase) -> usize {
+        self.stages.values().filter(|stage| stage.phase == phase).count()
+    }
+
+    fn stage(&mut self, stage: &StageId) -> &mut StageState {
+        self.stages.entry(stage.clone()).or_default()
+    }
+
+    /// The state after one more event.
+    pub fn apply(&mut self, event: &Stamped) {
+        match &event.what {
+            Event::RunStarted { run, recipe, stages, cores: _ } => {
+                *self = Self {
+                    run: run.clone(),
+                    recipe: recipe.clone(),
+                    started: Some(event.time.clone()),
+                    order: stages.clone(),
+                    stages: stages.iter().map(|stage| (stage.clone(), StageState::default())).collect(),
+                    outcome: None,
+                    seconds: None,
+                };
+            }
+            Event::StageCached { stage, key, artifact } => {
+                let stage = self.stage(stage);
+                stage.phase = Phase::Cached;
+                stage.key = Some(*key);
+                stage.artifact = Some(*artifact);
+            }
+            Event::StageWaiting { stage, holder } => {
+                let stage = self.stage(stage);
+                stage.phase = Phase::Waiting;
+                stage.blocked_by = Some(holder.clone());
+            }
+            Event::StageStarted { stage, key, reason, cores: _ } => {
+                let stage = self.stage(stage);
+                stage.phase = Phase::Running;
+                stage.key = Some(*key);
+                stage.reason = Some(reason.clone());
+                stage.started = Some(event.time.clone());
+                stage.blocked_by = None;
+            }
+            Event::StageProgress { stage, done, total, unit } => {
+                self.stage(stage).progress = Some((*done, *total, unit.clone()));
+            }
+            Event::StageMetrics { stage, metrics } => self.stage(stage).metrics = Some(metrics.clone()),
+            Event::StageNote { stage, text } => self.stage(stage).notes.push(text.clone()),
+            Event::StageFinished { stage, key, artifact, seconds, bytes } => {
+                let stage = self.stage(stage);
+                stage.phase = Phase::Finished;
+                stage.key = Some(*key);
+                stage.artifact = Some(*artifact);
+                stage.seconds = Some(*seconds);
+                stage.bytes = Some(*bytes);
+            }
+            Event::StageFailed { stage, error, log_tail } => {
+                let stage = self.stage(stage);
+                stage.phase = Phase::Failed;
+                stage.error = Some(error.clone());
+                stage.log_tail.clone_from(log_tail);
+            }
+            Event::StageStopped { stage } => self.stage(stage).phase = Phase::Stopped,
+            Event::StageSkipped { stage, because } => {
+                let stage = self.stage(stage);
+                stage.phase = Phase::Skipped;
+                stage.blocked_by = Some(because.to_string());
+            }
+            Event::RunFinished { outcome, seconds } => {
+                self.outcome = Some(*outcome);
+                self.seconds = Some(*seconds);
+            }
+        }
+    }
+}

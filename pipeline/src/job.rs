@@ -1,0 +1,84 @@
+//! The wire to `flow exec`: all that a stage's process needs, in one file, and what it leaves behind, in another.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
+
+use flow_cache::StageKey;
+use fs_err as fs;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use crate::{
+    error::{Error, Result, StageError},
+    names::StageId,
+    stage::{Decoded, External, InputTree},
+};
+
+/// The version of both files.
+pub const FORMAT: u32 = 1;
+
+/// What one stage's process is asked to do.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Job {
+    /// [`FORMAT`].
+    pub format: u32,
+    /// The kind.
+    pub kind: String,
+    /// The kind's version, which the process must have too.
+    pub kind_version: u32,
+    /// The stage's name, for messages only.
+    pub stage: StageId,
+    /// The stage's key.
+    pub key: StageKey,
+    /// The params and places.
+    pub decoded: Decoded,
+    /// The recipe's seed (0 for a kind without chance).
+    pub seed: u64,
+    /// Role → artifacts, materialised.
+    pub inputs: BTreeMap<String, Vec<InputTree>>,
+    /// Sources outside of flow.
+    pub sources: Vec<External>,
+    /// The folder that becomes the artifact; it exists and is empty.
+    pub output: PathBuf,
+    /// A folder that survives attempts: checkpoints live here.
+    pub scratch: PathBuf,
+    /// Where reports are appended.
+    pub events: PathBuf,
+    /// Where the result is written, last.
+    pub result: PathBuf,
+    /// The compute device asked for, such as `cpu`.
+    pub device: String,
+    /// Cores that the process may use.
+    pub threads: u32,
+}
+
+/// How a job ended.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct JobResult {
+    /// [`FORMAT`].
+    pub format: u32,
+    /// Nothing if the output is complete.
+    pub error: Option<StageError>,
+}
+
+/// Writes a value as JSON under a temporary name, then renames it into place.
+pub fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<()> {
+    let mut text = serde_json::to_vec_pretty(value).map_err(|source| Error::Format {
+        what: "file",
+        path: path.to_path_buf(),
+        source,
+    })?;
+    text.push(b'\n');
+    let beside = path.with_extension("json.part");
+    fs::write(&beside, text).map_err(Error::io("write a file of the run"))?;
+    fs::rename(&beside, path).map_err(Error::io("put a file of the run in place"))
+}
+
+/// Reads what [`write_json`] wrote.
+pub fn read_json<T: DeserializeOwned>(path: &Path, what: &'static str) -> Result<T> {
+    let text = fs::read(path).map_err(Error::io("read a file of the run"))?;
+    serde_json::from_slice(&text).map_err(|source| Error::Format { what, path: path.to_path_buf(), source })
+}

@@ -1,0 +1,195 @@
+//! Recipe → plan: which stages would run, and why.
+//!
+//! [`prepare`] turns the recipe's stages into typed ones and looks at the sources outside of flow. [`plan`] walks them in
+//! order and asks a [`Probe`] what is in the cache. Nothing is written and nothing is started.
+
+pub mod prepare;
+pub mod probe;
+pub mod reason;
+
+use std::collections::BTreeMap;
+
+use flow_cache::{ArtifactDigest, StageKey};
+use serde::Serialize;
+
+use crate::{
+    error::{Result, StageError},
+    graph::Graph,
+    key::{KeyParts, Numerics},
+    names::StageId,
+    recipe::Resources,
+    stage::{Decoded, DefaultCores, External, Forecast},
+};
+pub use prepare::{Prepared, prepare};
+pub use probe::{CacheProbe, Probe};
+pub use reason::{Change, Reason};
+
+/// One input of a prepared stage.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct PlannedInput {
+    /// The role.
+    pub role: String,
+    /// The label, where the role takes many.
+    pub label: Option<String>,
+    /// The stage that makes it, as a place in [`Plan::stages`].
+    pub stage: usize,
+}
+
+impl PlannedInput {
+    /// How the key names this input.
+    pub fn key_name(&self) -> String {
+        match &self.label {
+            Some(label) => format!("{}[{label}]", self.role),
+            None => self.role.clone(),
+        }
+    }
+}
+
+/// A stage with its types known.
+#[derive(Debug, Clone, Serialize)]
+pub struct PreparedStage {
+    /// Its name.
+    pub id: StageId,
+    /// Its kind.
+    pub kind: &'static str,
+    /// The kind's version.
+    pub kind_version: u32,
+    /// Whether the numerics enter its key.
+    pub computes: bool,
+    /// The seed that enters its key.
+    pub seed: Option<u64>,
+    /// Its params and places.
+    pub decoded: Decoded,
+    /// Its inputs, sorted by role and label.
+    pub inputs: Vec<PlannedInput>,
+    /// Its sources outside of flow, or why they cannot be read.
+    pub sources: std::result::Result<Vec<External>, StageError>,
+    /// What it would cost.
+    pub forecast: Forecast,
+    /// What the recipe says that it needs.
+    pub resources: Resources,
+    /// Cores where the recipe does not say.
+    #[serde(skip)]
+    pub default_cores: DefaultCores,
+}
+
+impl PreparedStage {
+    /// The parts of the key, once every input is known.
+    pub fn key_parts(&self, numerics: &Numerics, artifact: impl Fn(usize) -> Option<ArtifactDigest>) -> Option<KeyParts> {
+        let sources = self.sources.as_ref().ok()?;
+        let inputs: Option<BTreeMap<String, ArtifactDigest>> =
+            self.inputs.iter().map(|input| Some((input.key_name(), artifact(input.stage)?))).collect();
+        Some(KeyParts {
+            kind: self.kind.to_owned(),
+            kind_version: self.kind_version,
+            params: self.decoded.params.clone(),
+            seed: self.seed,
+            numerics: self.computes.then(|| numerics.clone()),
+            inputs: inputs?,
+            sources: sources.iter().map(|source| source.identity.clone()).collect(),
+        })
+    }
+}
+
+/// What would happen to a stage.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(tag = "verdict", rename_all = "kebab-case")]
+pub enum Verdict {
+    /// Its artifact is in the cache.
+    Cached {
+        /// The key.
+        key: StageKey,
+        /// The artifact.
+        artifact: ArtifactDigest,
+    },
+    /// It would run.
+    Run {
+        /// The key, where every input is known by now.
+        key: Option<StageKey>,
+        /// Why.
+        reason: Reason,
+    },
+    /// It cannot run, since a source is not there.
+    Blocked {
+        /// What is missing.
+        error: StageError,
+    },
+}
+
+/// What a run would do.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// The prepared stages, in the recipe's order.
+    pub prepared: Prepared,
+    /// A verdict for each.
+    pub verdicts: Vec<Verdict>,
+    /// The numerics of the device that was asked for.
+    pub numerics: Numerics,
+}
+
+impl Plan {
+    /// The stages, in the recipe's order.
+    pub fn stages(&self) -> &[PreparedStage] {
+        &self.prepared.stages
+    }
+
+    /// The graph over them.
+    pub fn graph(&self) -> &Graph {
+        &self.prepared.graph
+    }
+
+    /// The sources that cannot be read, by stage.
+    pub fn blocked(&self) -> Vec<(StageId, StageError)> {
+        let stages = self.prepared.stages.iter().zip(&self.verdicts);
+        stages
+            .filter_map(|(stage, verdict)| match verdict {
+                Verdict::Blocked { error } => Some((stage.id.clone(), error.clone())),
+                _ => None,
+            })
+            .collect()
+    }
+}
+
+/// Says for every stage whether it would run, and why. Stages in `recheck` run even if they are cached.
+pub async fn plan(
+    prepared: Prepared,
+    numerics: Numerics,
+    probe: &dyn Probe,
+    recheck: &[StageId],
+) -> Result<Plan> {
+    let mut artifacts: Vec<Option<ArtifactDigest>> = vec![None; prepared.stages.len()];
+    let mut verdicts: Vec<Option<Verdict>> = vec![None; prepared.stages.len()];
+    for &at in prepared.graph.order() {
+        let stage = &prepared.stages[at];
+        let verdict = match (&stage.sources, stage.key_parts(&numerics, |input| artifacts[input])) {
+            (Err(error), _) => Verdict::Blocked { error: error.clone() },
+            (Ok(_), Some(parts)) => {
+                let key = parts.key();
+                match probe.hit(&key).await? {
+                    Some(artifact) if !recheck.contains(&stage.id) => {
+                        artifacts[at] = Some(artifact);
+                        Verdict::Cached { key, artifact }
+                    }
+                    Some(_) => Verdict::Run { key: Some(key), reason: Reason::Recheck },
+                    None => Verdict::Run {
+                        reason: reason::of(&parts, probe.is_recorded(&key).await?, probe.last(&stage.id).await?.as_ref()),
+                        key: Some(key),
+                    },
+                }
+            }
+            (Ok(_), None) => {
+                let mut waits: Vec<StageId> = Vec::new();
+                for input in &stage.inputs {
+                    let id = &prepared.stages[input.stage].id;
+                    if artifacts[input.stage].is_none() && !waits.contains(id) {
+                        waits.push(id.clone());
+                    }
+                }
+                Verdict::Run { key: None, reason: Reason::Upstream { stages: waits } }
+            }
+        };
+        verdicts[at] = Some(verdict);
+    }
+    // Every stage of an acyclic graph is in its order, so none is left without a verdict.
+    Ok(Plan { verdicts: verdicts.into_iter().flatten().collect(), prepared, numerics })
+}

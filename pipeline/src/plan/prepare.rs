@@ -1,0 +1,253 @@
+//! From the recipe's stages to typed ones: params decoded by their kind, roles checked, sources looked at, costs forecast.
+
+use std::{collections::BTreeMap, path::Path};
+
+use super::{PlannedInput, PreparedStage};
+use crate::{
+    error::{Error, Result, StageError},
+    graph::Graph,
+    names::StageId,
+    recipe::{Diagnostic, Recipe, StageSpec},
+    registry::Registry,
+    stage::{AnyKind, Arity, Forecast, Forecasts, ResolveContext},
+};
+
+/// The typed stages of a recipe and the graph over them.
+#[derive(Debug, Clone)]
+pub struct Prepared {
+    /// The recipe's name.
+    pub recipe: String,
+    /// Profiles that the recipe offers and that were not used.
+    pub stages: Vec<PreparedStage>,
+    /// Who needs whom.
+    pub graph: Graph,
+}
+
+/// Where a recipe's sources are looked for.
+pub struct Surroundings<'a> {
+    /// A folder in which lookups may be remembered.
+    pub memo: &'a Path,
+    /// BLAKE3 of a file as hex.
+    pub hash: &'a (dyn Fn(&Path) -> std::io::Result<String> + Sync),
+}
+
+/// Types, checks and looks at everything that can be known before anything runs. With `targets`, only these stages and
+/// what they need are kept.
+pub fn prepare(
+    recipe: &Recipe,
+    registry: &Registry,
+    surroundings: &Surroundings<'_>,
+    targets: &[StageId],
+) -> Result<Prepared> {
+    let kept = closure(recipe, targets)?;
+    let specs: Vec<&StageSpec> = kept.iter().map(|&at| &recipe.stages[at]).collect();
+    let places: BTreeMap<&StageId, usize> = specs.iter().enumerate().map(|(at, spec)| (&spec.id, at)).collect();
+
+    let mut diagnostics = Vec::new();
+    let mut typed = Vec::new();
+    for spec in &specs {
+        let Some(kind) = registry.get(&spec.kind.value) else {
+            let nearest = registry.nearest(&spec.kind.value);
+            diagnostics.push(Diagnostic {
+                message: format!("there is no kind of stage `{}`", spec.kind.value),
+                code: "recipe::unknown-kind",
+                label: Some((spec.kind.span, "not a kind".into())),
+                related: Vec::new(),
+                help: Some(nearest.map_or_else(
+                    || format!("kinds are {}", registry.iter().map(AnyKind::name).collect::<Vec<_>>().join(", ")),
+                    |nearest| format!("did you mean `{nearest}`?"),
+                )),
+            });
+            continue;
+        };
+        let inputs = match inputs(spec, kind, &places) {
+            Ok(inputs) => inputs,
+            Err(mut wrong) => {
+                diagnostics.append(&mut wrong);
+                Vec::new()
+            }
+        };
+        match kind.decode(&spec.with) {
+            Ok(decoded) => typed.push((*spec, kind, decoded, inputs)),
+            Err(mut diagnostic) => {
+                diagnostic.message = format!("{}: {}", spec.id, diagnostic.message);
+                diagnostics.push(diagnostic);
+            }
+        }
+    }
+    if !diagnostics.is_empty() {
+        return Err(Error::Recipe(diagnostics));
+    }
+
+    let edges: Vec<Vec<usize>> =
+        typed.iter().map(|(_, _, _, inputs)| inputs.iter().map(|input| input.stage).collect()).collect();
+    let graph = Graph::new(&edges).ok_or_else(|| {
+        Error::Recipe(vec![Diagnostic {
+            message: "the stages form a cycle".into(),
+            code: "recipe::cycle",
+            label: None,
+            related: Vec::new(),
+            help: None,
+        }])
+    })?;
+
+    let context = ResolveContext { base: &recipe.root, memo: surroundings.memo, hash: surroundings.hash };
+    let mut forecasts: Vec<Forecast> = vec![Forecast::default(); typed.len()];
+    for &at in graph.order() {
+        let (_, kind, decoded, inputs) = &typed[at];
+        let mut known = Forecasts::new();
+        for input in inputs {
+            let forecast = forecasts[input.stage].clone();
+            known.entry(input.role.clone()).or_default().push((input.label.clone(), forecast));
+        }
+        forecasts[at] = kind.forecast(decoded, &known).unwrap_or_default();
+    }
+    let stages = typed
+        .into_iter()
+        .zip(forecasts)
+        .map(|((spec, kind, decoded, inputs), forecast)| PreparedStage {
+            id: spec.id.clone(),
+            kind: kind.name(),
+            kind_version: kind.version(),
+            computes: kind.computes(),
+            seed: kind.seeded().then_some(recipe.seed),
+            sources: kind.resolve(&decoded, &context),
+            decoded,
+            inputs,
+            forecast,
+            resources: spec.resources.clone(),
+            default_cores: kind.cores(),
+        })
+        .collect();
+    Ok(Prepared { recipe: recipe.name.to_string(), stages, graph })
+}
+
+/// The targets and all that they need, in the recipe's order; everything if there are no targets.
+fn closure(recipe: &Recipe, targets: &[StageId]) -> Result<Vec<usize>> {
+    let places: BTreeMap<&StageId, usize> = recipe.stages.iter().enumerate().map(|(at, s)| (&s.id, at)).collect();
+    if targets.is_empty() {
+        return Ok((0..recipe.stages.len()).collect());
+    }
+    let mut stack = Vec::new();
+    for target in targets {
+        // The base name of a `foreach` stands for all its instances.
+        let named: Vec<usize> = places
+            .iter()
+            .filter(|(id, _)| **id == target || (target.instance().is_none() && id.base() == target.base()))
+            .map(|(_, &at)| at)
+            .collect();
+        if named.is_empty() {
+            let name = target.to_string();
+            let nearest = places
+                .keys()
+                .map(|id| (strsim::jaro_winkler(&name, &id.to_string()), id.to_string()))
+                .filter(|(similarity, _)| *similarity > 0.7)
+                .max_by(|a, b| a.0.total_cmp(&b.0))
+                .map(|(_, id)| id);
+            return Err(Error::NoSuchStage { name, nearest });
+        }
+        stack.extend(named);
+    }
+    let mut kept = std::collections::BTreeSet::new();
+    while let Some(at) = stack.pop() {
+        if kept.insert(at) {
+            let refs = recipe.stages[at].inputs.iter().flat_map(|input| &input.refs);
+            stack.extend(refs.filter_map(|reference| places.get(&reference.stage).copied()));
+        }
+    }
+    Ok(kept.into_iter().collect())
+}
+
+/// The inputs of a stage, checked against the roles of its kind.
+fn inputs(
+    spec: &StageSpec,
+    kind: &dyn AnyKind,
+    places: &BTreeMap<&StageId, usize>,
+) -> std::result::Result<Vec<PlannedInput>, Vec<Diagnostic>> {
+    let roles = kind.roles();
+    let mut wrong = Vec::new();
+    let mut inputs = Vec::new();
+    let diagnostic = |message: String, span, label: &str, help: Option<String>| Diagnostic {
+        message: format!("{}: {message}", spec.id),
+        code: "recipe::inputs",
+        label: Some((span, label.to_owned())),
+        related: Vec::new(),
+        help,
+    };
+    let known = || {
+        let names: Vec<&str> = roles.iter().map(|role| role.name).collect();
+        if names.is_empty() {
+            format!("kind `{}` takes no inputs", kind.name())
+        } else {
+            format!("kind `{}` takes {}", kind.name(), names.join(", "))
+        }
+    };
+    for input in &spec.inputs {
+        let name = input.role.value.as_str();
+        let Some(role) = roles.iter().find(|role| role.name == name) else {
+            let nearest = roles.iter().find(|role| strsim::jaro_winkler(role.name, name) > 0.8);
+            let help = nearest.map_or_else(known, |role| format!("did you mean `{}`?", role.name));
+            wrong.push(diagnostic(format!("there is no input `{name}`"), input.role.span, "not an input of this kind", Some(help)));
+            continue;
+        };
+        let many = matches!(role.arity, Arity::Many | Arity::Any);
+        if !many && (input.refs.len() != 1 || input.many) {
+            wrong.push(diagnostic(
+                format!("input `{name}` takes one artifact, not {}", input.refs.len()),
+                input.role.span,
+                "takes one",
+                Some("name one stage, such as `tokens[public]`".into()),
+            ));
+            continue;
+        }
+        for reference in &input.refs {
+            // The recipe's references were checked when it was read.
+            let Some(&stage) = places.get(&reference.stage) else { continue };
+            let label = many.then(|| reference.label.clone().unwrap_or_else(|| dotted(&reference.stage)));
+            inputs.push(PlannedInput { role: name.to_owned(), label, stage });
+        }
+    }
+    for role in roles {
+        let given = spec.inputs.iter().any(|input| input.role.value == role.name && !input.refs.is_empty());
+        if !given && matches!(role.arity, Arity::One | Arity::Many) {
+            wrong.push(diagnostic(
+                format!("input `{}` is missing", role.name),
+                spec.span,
+                "this stage",
+                Some(format!("`{}` is {}", role.name, role.about)),
+            ));
+        }
+    }
+    inputs.sort_by(|a, b| (&a.role, &a.label).cmp(&(&b.role, &b.label)));
+    for pair in inputs.windows(2) {
+        if let [a, b] = pair
+            && a.role == b.role
+            && a.label == b.label
+        {
+            let label = a.label.clone().unwrap_or_default();
+            wrong.push(diagnostic(
+                format!("input `{}` has two artifacts labelled `{label}`", a.role),
+                spec.span,
+                "this stage",
+                None,
+            ));
+        }
+    }
+    if wrong.is_empty() { Ok(inputs) } else { Err(wrong) }
+}
+
+/// `individual[rust]` as a label.
+fn dotted(stage: &StageId) -> String {
+    match stage.instance() {
+        Some(instance) => format!("{}.{instance}", stage.base()),
+        None => stage.base().to_string(),
+    }
+}
+
+/// What a stage whose sources are missing says.
+pub fn missing_sources(error: &StageError) -> String {
+    match &error.help {
+        Some(help) => format!("{} ({help})", error.message),
+        None => error.message.clone(),
+    }
+}

@@ -1,0 +1,80 @@
+//! Why a stage runs, in words that a person can check.
+
+use serde::{Deserialize, Serialize};
+
+pub use crate::key::Change;
+use crate::{key::KeyParts, names::StageId};
+
+/// Why a stage would run, or ran.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "why", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Reason {
+    /// No stage of this name was ever finished with this store and recipe.
+    NeverRun,
+    /// Something that enters the key is not what it was.
+    Changed {
+        /// Path, old, new.
+        changes: Vec<Change>,
+    },
+    /// An input will be made anew first; whether this stage runs depends on what comes out.
+    Upstream {
+        /// The stages that it waits for.
+        stages: Vec<StageId>,
+    },
+    /// It was done, but its bytes are no longer all in the store.
+    Evicted,
+    /// It was done, and shall be done again to compare.
+    Recheck,
+}
+
+/// The reason for a stage with these parts, which is not in the cache.
+pub fn of(parts: &KeyParts, recorded: bool, last: Option<&KeyParts>) -> Reason {
+    if recorded {
+        return Reason::Evicted;
+    }
+    match last {
+        None => Reason::NeverRun,
+        Some(last) => Reason::Changed { changes: parts.changes_from(last) },
+    }
+}
+
+fn shorten(text: &str) -> String {
+    let text = text.trim_matches('"');
+    let is_digest = text.len() == 64 && text.bytes().all(|b| b.is_ascii_hexdigit());
+    if is_digest {
+        return text.chars().take(12).collect();
+    }
+    if text.chars().count() > 40 { text.chars().take(39).chain(['…']).collect() } else { text.to_owned() }
+}
+
+impl std::fmt::Display for Change {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let path = self.path.strip_prefix("params.").unwrap_or(&self.path);
+        match (&self.old, &self.new) {
+            (Some(old), Some(new)) => write!(f, "{path}: {} → {}", shorten(old), shorten(new)),
+            (None, Some(new)) => write!(f, "{path}: new, {}", shorten(new)),
+            (Some(old), None) => write!(f, "{path}: gone, was {}", shorten(old)),
+            (None, None) => write!(f, "{path}"),
+        }
+    }
+}
+
+impl std::fmt::Display for Reason {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::NeverRun => write!(f, "never run"),
+            Self::Evicted => write!(f, "its bytes are no longer in the store"),
+            Self::Recheck => write!(f, "to compare with what is on record"),
+            Self::Upstream { stages } => {
+                let names: Vec<String> = stages.iter().take(4).map(ToString::to_string).collect();
+                write!(f, "waits for {}", names.join(", "))?;
+                if stages.len() > 4 { write!(f, " and {} more", stages.len() - 4) } else { Ok(()) }
+            }
+            Self::Changed { changes } => {
+                let lines: Vec<String> = changes.iter().take(3).map(ToString::to_string).collect();
+                write!(f, "{}", lines.join("; "))?;
+                if changes.len() > 3 { write!(f, "; and {} more", changes.len() - 3) } else { Ok(()) }
+            }
+        }
+    }
+}

@@ -1,0 +1,261 @@
+//! The recipe language: from YAML to a typed, expanded [`Recipe`], with the place of every word kept.
+mod diagnostic;
+mod node;
+mod yaml;
+mod load;
+mod overlay;
+mod set;
+mod raw;
+mod variable;
+mod expand;
+mod reference;
+mod decode;
+mod schema;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+pub use self::decode::{decode, decode_split};
+pub use self::diagnostic::{Diagnostic, FileId, SourceFile, SourceMap, Span, Spanned};
+use self::expand::Known;
+use self::load::Loader;
+pub use self::node::{Entry, Node, Value};
+pub use self::schema::{KindSchema, recipe_schema};
+use crate::names::{InstanceName, RecipeName, StageId};
+use crate::units::{Bytes, Duration};
+
+/// A recipe, read, overlaid, expanded and checked.
+#[derive(Clone, Debug)]
+pub struct Recipe {
+    /// Its name.
+    pub name: RecipeName,
+    /// The seed that every stage's own is derived from.
+    pub seed: u64,
+    /// All stages after `foreach`, sorted by id. Their references exist and make no cycle.
+    pub stages: Vec<StageSpec>,
+    /// `public` where there is one, then the domains, sorted by name.
+    pub members: Vec<Member>,
+    /// The texts that all spans are of.
+    pub sources: SourceMap,
+    /// The profiles laid over it, in order.
+    pub profile: Vec<String>,
+    /// The folder of the recipe file, for paths in params; empty for a recipe from memory.
+    pub root: PathBuf,
+}
+
+/// Somebody whose text a recipe is about: the public part, or a domain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// The name, which is the instance name of its stages.
+    pub name: InstanceName,
+    /// For people.
+    pub title: String,
+    /// Whether this is the public part.
+    pub public: bool,
+}
+
+/// One stage of the expanded graph.
+#[derive(Clone, Debug)]
+pub struct StageSpec {
+    /// Its name, and its instance where `foreach` made it.
+    pub id: StageId,
+    /// Its kind. That the kind exists is for the registry to say.
+    pub kind: Spanned<String>,
+    /// Its params: always a map. See [`decode`].
+    pub with: Node,
+    /// What it reads, sorted by role.
+    pub inputs: Vec<InputSpec>,
+    /// What it needs to run; never part of its key.
+    pub resources: Resources,
+    /// Where it is written.
+    pub span: Span,
+}
+
+/// One role of a stage and what fills it.
+#[derive(Clone, Debug)]
+pub struct InputSpec {
+    /// The role.
+    pub role: Spanned<String>,
+    /// The stages that fill it: exactly one unless `many`.
+    pub refs: Vec<InputRef>,
+    /// Whether it was written as a list or with `[*]`.
+    pub many: bool,
+}
+
+/// One stage that fills a role.
+#[derive(Clone, Debug)]
+pub struct InputRef {
+    /// What the stage is called among its like: the instance name for `expert[*]`, `individual.rust` in a list, none alone.
+    pub label: Option<String>,
+    /// The stage.
+    pub stage: StageId,
+    /// Where it is referred to.
+    pub span: Span,
+}
+
+/// What a stage needs to run. How and where it runs, so never part of a key.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Resources {
+    /// Processor cores; all there are where this is not said.
+    pub cores: Option<u32>,
+    /// Memory; the stage's own estimate where this is not said.
+    pub memory: Option<Bytes>,
+    /// GPUs on each node.
+    pub gpus: u32,
+    /// Nodes.
+    pub nodes: u32,
+    /// The time after which the stage is stopped and counts as failed; unlimited where this is not said.
+    pub time: Option<Duration>,
+}
+
+impl Default for Resources {
+    fn default() -> Self {
+        Resources { cores: None, memory: None, gpus: 0, nodes: 1, time: None }
+    }
+}
+
+/// What is laid over a recipe when it is read.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LoadOptions {
+    /// Profiles by name, the later over the earlier.
+    pub profiles: Vec<String>,
+    /// Dotted paths or names of variables, and the YAML to put there.
+    pub set: Vec<(String, String)>,
+}
+
+/// Everything that is wrong with a recipe, and the texts to show it in.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{}", self.render())]
+pub struct LoadError {
+    /// What is wrong; never empty.
+    pub diagnostics: Vec<Diagnostic>,
+    /// The texts that the spans are of.
+    pub sources: SourceMap,
+}
+
+impl LoadError {
+    /// Sorts by place, and says once what several instances of a stage would repeat.
+    fn new(mut diagnostics: Vec<Diagnostic>, sources: SourceMap) -> Self {
+        diagnostics.sort_by_key(|diagnostic| diagnostic.label.as_ref().map(|(span, _)| *span));
+        diagnostics.dedup_by(|next, first| {
+            next.code == first.code
+                && next.label.as_ref().map(|(span, _)| *span) == first.label.as_ref().map(|(span, _)| *span)
+                && (next.label.is_some() || next.message == first.message)
+        });
+        LoadError { diagnostics, sources }
+    }
+
+    /// Every diagnostic in its plain form.
+    pub fn render(&self) -> String {
+        self.diagnostics.iter().map(|diagnostic| diagnostic.render(&self.sources)).collect::<Vec<_>>().join("\n")
+    }
+}
+
+/// Reads a recipe file with what it includes, lays profiles and `--set` over it, expands and checks it.
+///
+/// The error holds every diagnostic that could be found at once, in the order of the text.
+pub fn load(path: &Path, options: &LoadOptions) -> Result<Recipe, LoadError> {
+    let mut loader = Loader::new();
+    let root = loader.read(path);
+    let folder = path.parent().unwrap_or(Path::new("")).to_owned();
+    build(root, loader.sources, options, folder)
+}
+
+/// Reads a recipe from memory; `!include` is refused. `name` stands for the file in messages.
+pub fn parse_str(name: &str, text: &str, options: &LoadOptions) -> Result<Recipe, LoadError> {
+    let mut loader = Loader::new();
+    let root = loader.read_text(name, text);
+    build(root, loader.sources, options, PathBuf::new())
+}
+
+fn build(
+    root: Result<Node, Vec<Diagnostic>>,
+    mut sources: SourceMap,
+    options: &LoadOptions,
+    folder: PathBuf,
+) -> Result<Recipe, LoadError> {
+    let mut root = match root {
+        Ok(root) => root,
+        Err(diagnostics) => return Err(LoadError::new(diagnostics, sources)),
+    };
+    let mut found = Vec::new();
+    let mut known = Known::of(&root);
+    overlay::apply_profiles(&mut root, &options.profiles, &mut found);
+    known.add(&root);
+    for (path, value) in &options.set {
+        if let Err(wrong) = set::apply(&mut root, path, value, &mut sources) {
+            found.extend(wrong);
+        }
+    }
+    let raw = raw::read(&root, &mut found);
+    let (members, stages) = expand::expand(&raw, &known, &mut found);
+    reference::cycles(&stages, &mut found);
+    match raw.name {
+        Some(name) if found.is_empty() => Ok(Recipe {
+            name,
+            seed: raw.seed,
+            stages,
+            members,
+            sources,
+            profile: options.profiles.clone(),
+            root: folder,
+        }),
+        _ => Err(LoadError::new(found, sources)),
+    }
+}
+
+/// The expanded recipe as JSON with sorted keys: what a run folder keeps.
+pub fn resolved_json(recipe: &Recipe) -> serde_json::Value {
+    let stages: BTreeMap<String, serde_json::Value> = recipe
+        .stages
+        .iter()
+        .map(|stage| {
+            let inputs: BTreeMap<&str, serde_json::Value> = stage
+                .inputs
+                .iter()
+                .map(|input| {
+                    let refs: Vec<serde_json::Value> = input
+                        .refs
+                        .iter()
+                        .map(|reference| {
+                            serde_json::json!({ "stage": reference.stage.to_string(), "label": reference.label })
+                        })
+                        .collect();
+                    (input.role.value.as_str(), serde_json::json!({ "many": input.many, "refs": refs }))
+                })
+                .collect();
+            let json = serde_json::json!({
+                "kind": stage.kind.value,
+                "with": stage.with.to_json(),
+                "inputs": inputs,
+                "resources": {
+                    "cores": stage.resources.cores,
+                    "gpus": stage.resources.gpus,
+                    "memory": stage.resources.memory,
+                    "nodes": stage.resources.nodes,
+                    "time": stage.resources.time,
+                },
+            });
+            (stage.id.to_string(), json)
+        })
+        .collect();
+    let members: Vec<serde_json::Value> = recipe
+        .members
+        .iter()
+        .map(|member| {
+            serde_json::json!({ "name": member.name.as_str(), "title": member.title, "public": member.public })
+        })
+        .collect();
+    serde_json::json!({
+        "flow": 1,
+        "members": members,
+        "name": recipe.name.as_str(),
+        "profile": recipe.profile,
+        "seed": recipe.seed,
+        "stages": stages,
+    })
+}

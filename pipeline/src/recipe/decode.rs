@@ -1,0 +1,495 @@
+//! From a [`Node`] to a params struct, through serde, without losing the place of anything.
+//!
+//! serde's errors carry no span, so each is given the place of the node that was being read when it passes by on its
+//! way out: an unknown field the place of its key, a wrong value its own, a missing field that of the map.
+
+use std::fmt;
+
+use schemars::JsonSchema;
+use serde::de::value::StrDeserializer;
+use serde::de::{
+    self, DeserializeOwned, DeserializeSeed, Deserializer, EnumAccess, IntoDeserializer, MapAccess, SeqAccess,
+    VariantAccess, Visitor,
+};
+use serde::forward_to_deserialize_any;
+
+use super::diagnostic::{Diagnostic, Span, nearest, nearest_help};
+use super::node::{Entry, Node, Value};
+use crate::units::{Inexact, decimal};
+
+/// Reads a value out of a node.
+///
+/// Numbers may be spelt as people do: `1e6` and `1_000` are whole numbers, `"0.5"` is a number. The error is one
+/// diagnostic; its message names the path inside the node, its help what `T`'s schema says about the field.
+pub fn decode<T: DeserializeOwned + JsonSchema>(node: &Node) -> Result<T, Diagnostic> {
+    T::deserialize(NodeDeserializer(node)).map_err(|error| {
+        let error = error.at(node);
+        let about = about_field(&schemars::schema_for!(T).to_value(), &error);
+        error.into_diagnostic(node, about)
+    })
+}
+
+/// Splits a map in two by its keys. Each half keeps the map's place.
+///
+/// A key of neither list is an error at that key, with the nearest word of both; further such keys are its related
+/// places.
+pub fn decode_split(node: &Node, names_a: &[&str], names_b: &[&str]) -> Result<(Node, Node), Diagnostic> {
+    let Some(entries) = node.as_map() else {
+        let message = format!("expected a map, not {}", node.describe());
+        return Err(Diagnostic::new("recipe::type", message).at(node.span, "expected a map"));
+    };
+    let (mut half_a, mut half_b) = (Vec::new(), Vec::new());
+    let mut wrong: Option<Diagnostic> = None;
+    for entry in entries {
+        let key = entry.key.value.as_str();
+        if names_a.contains(&key) {
+            half_a.push(entry.clone());
+        } else if names_b.contains(&key) {
+            half_b.push(entry.clone());
+        } else {
+            wrong = Some(match wrong {
+                Some(first) => first.also(entry.key.span, format!("`{key}` is not known either")),
+                None => Diagnostic::new("recipe::unknown-key", format!("unknown key `{key}`"))
+                    .at(entry.key.span, "not known here")
+                    .nearest(key, names_a.iter().chain(names_b).copied()),
+            });
+        }
+    }
+    let half = |entries| Node { value: Value::Map(entries), span: node.span };
+    match wrong {
+        None => Ok((half(half_a), half(half_b))),
+        Some(wrong) => Err(wrong),
+    }
+}
+
+/// What went wrong, before it is put into words.
+#[derive(Debug)]
+enum Fault {
+    Custom(String),
+    /// serde's words for what it wanted.
+    Expected(String),
+    UnknownField(String, &'static [&'static str]),
+    UnknownVariant(String, &'static [&'static str]),
+    Missing(&'static str),
+}
+
+/// An error on its way out of serde.
+#[derive(Debug)]
+struct DecodeError {
+    fault: Fault,
+    span: Option<Span>,
+    found: Option<String>,
+    /// Steps to the node, innermost first.
+    path: Vec<String>,
+}
+
+impl DecodeError {
+    fn new(fault: Fault) -> Self {
+        DecodeError { fault, span: None, found: None, path: Vec::new() }
+    }
+
+    /// Gives the error the place of a node, unless it has a nearer one.
+    fn at(mut self, node: &Node) -> Self {
+        if self.span.is_none() {
+            self.span = Some(match &self.fault {
+                // serde's buffered forms report an unknown field only after the keys' places are gone.
+                Fault::UnknownField(field, _) => node.entry(field).map_or(node.span, |entry| entry.key.span),
+                _ => node.span,
+            });
+            self.found = Some(node.describe());
+        }
+        self
+    }
+
+    fn at_key(mut self, entry: &Entry) -> Self {
+        if self.span.is_none() {
+            self.span = Some(entry.key.span);
+            self.found = Some(format!("`{}`", entry.key.value));
+        }
+        self
+    }
+
+    fn inside(mut self, step: impl Into<String>) -> Self {
+        self.path.push(step.into());
+        self
+    }
+
+    /// `optimizer.lr`, or `stages[2].name`; `extra` is a last step.
+    fn shown_path(&self, extra: Option<&str>) -> String {
+        let mut out = String::new();
+        for step in self.path.iter().rev().map(String::as_str).chain(extra) {
+            if !out.is_empty() && !step.starts_with('[') {
+                out.push('.');
+            }
+            out.push_str(step);
+        }
+        out
+    }
+
+    fn into_diagnostic(self, node: &Node, about: Option<String>) -> Diagnostic {
+        let span = self.span.unwrap_or(node.span);
+        let path = self.shown_path(None);
+        let within = if path.is_empty() { String::new() } else { format!(" in `{path}`") };
+        match &self.fault {
+            Fault::Custom(words) if path.is_empty() => Diagnostic::new("recipe::value", words.clone()).at(span, ""),
+            Fault::Custom(words) => Diagnostic::new("recipe::value", format!("`{path}`: {words}")).at(span, ""),
+            Fault::Expected(wanted) => {
+                let name = if path.is_empty() { "the value".to_owned() } else { format!("`{path}`") };
+                let wanted = plain_words(wanted);
+                let found = self.found.as_deref().unwrap_or("that");
+                let diagnostic = Diagnostic::new("recipe::type", format!("{name} must be {wanted}, not {found}"));
+                let help = if wanted == "text" && (found.starts_with("the number") || found.starts_with("the boolean")) {
+                    Some("put it in quotes".to_owned())
+                } else if wanted == "true or false" {
+                    Some("YAML knows `true` and `false`; `yes`, `no`, `on` and `off` are text".to_owned())
+                } else {
+                    about
+                };
+                let diagnostic = diagnostic.at(span, format!("expected {wanted}"));
+                if let Some(help) = help { diagnostic.help(help) } else { diagnostic }
+            }
+            Fault::UnknownField(field, known) => {
+                let diagnostic = Diagnostic::new("recipe::unknown-key", format!("unknown key `{field}`{within}"))
+                    .at(span, "not known here");
+                if known.is_empty() { diagnostic } else { diagnostic.nearest(field, known.iter().copied()) }
+            }
+            Fault::UnknownVariant(variant, known) => {
+                let name = if path.is_empty() { "the value".to_owned() } else { format!("`{path}`") };
+                let label = nearest(variant, known).map_or(String::new(), |near| format!("did you mean `{near}`?"));
+                let diagnostic =
+                    Diagnostic::new("recipe::unknown-value", format!("{name} cannot be `{variant}`")).at(span, label);
+                match nearest_help(variant, known) {
+                    Some(help) => diagnostic.help(help),
+                    None => diagnostic,
+                }
+            }
+            Fault::Missing(field) => {
+                let diagnostic =
+                    Diagnostic::new("recipe::missing-key", format!("missing key `{}`", self.shown_path(Some(field))))
+                        .at(span, format!("`{field}` is not here"));
+                if let Some(about) = about { diagnostic.help(about) } else { diagnostic }
+            }
+        }
+    }
+}
+
+impl fmt::Display for DecodeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", self.fault)
+    }
+}
+
+impl std::error::Error for DecodeError {}
+
+impl de::Error for DecodeError {
+    fn custom<T: fmt::Display>(words: T) -> Self {
+        DecodeError::new(Fault::Custom(words.to_string()))
+    }
+
+    fn invalid_type(_: de::Unexpected<'_>, wanted: &dyn de::Expected) -> Self {
+        DecodeError::new(Fault::Expected(wanted.to_string()))
+    }
+
+    fn invalid_value(_: de::Unexpected<'_>, wanted: &dyn de::Expected) -> Self {
+        DecodeError::new(Fault::Expected(wanted.to_string()))
+    }
+
+    fn unknown_field(field: &str, known: &'static [&'static str]) -> Self {
+        DecodeError::new(Fault::UnknownField(field.to_owned(), known))
+    }
+
+    fn unknown_variant(variant: &str, known: &'static [&'static str]) -> Self {
+        DecodeError::new(Fault::UnknownVariant(variant.to_owned(), known))
+    }
+
+    fn missing_field(field: &'static str) -> Self {
+        DecodeError::new(Fault::Missing(field))
+    }
+}
+
+/// What serde calls a type, in words for people who do not write Rust.
+fn plain_words(wanted: &str) -> String {
+    let range = |low: String, high: String| format!("a whole number from {low} to {high}");
+    match wanted {
+        "u8" => range("0".into(), u8::MAX.to_string()),
+        "u16" => range("0".into(), u16::MAX.to_string()),
+        "u32" => range("0".into(), u32::MAX.to_string()),
+        "u64" | "usize" => range("0".into(), u64::MAX.to_string()),
+        "i8" => range(i8::MIN.to_string(), i8::MAX.to_string()),
+        "i16" => range(i16::MIN.to_string(), i16::MAX.to_string()),
+        "i32" => range(i32::MIN.to_string(), i32::MAX.to_string()),
+        "i64" | "isize" => range(i64::MIN.to_string(), i64::MAX.to_string()),
+        "f32" | "f64" => "a number".into(),
+        "a string" | "path string" | "a character" => "text".into(),
+        "a boolean" => "true or false".into(),
+        "a sequence" => "a list".into(),
+        "unit" => "null".into(),
+        _ if wanted.starts_with("struct ") || wanted == "a map" => "a map".into(),
+        _ if wanted.starts_with("a nonzero ") => "a whole number above 0".into(),
+        _ if wanted.starts_with("string or map") || wanted.starts_with("enum ") => "one of its names".into(),
+        _ => wanted.to_owned(),
+    }
+}
+
+/// The first sentence of the schema's description of the field that an error is about.
+fn about_field(schema: &serde_json::Value, error: &DecodeError) -> Option<String> {
+    let mut steps: Vec<&str> = error.path.iter().rev().map(String::as_str).collect();
+    if let Fault::Missing(field) = &error.fault {
+        steps.push(field);
+    }
+    let mut here = schema;
+    for step in steps {
+        here = follow(schema, here)?;
+        here = if step.starts_with('[') {
+            here.get("items")?
+        } else {
+            here.get("properties").and_then(|fields| fields.get(step)).or_else(|| here.get("additionalProperties"))?
+        };
+    }
+    let words = here.get("description").or_else(|| follow(schema, here)?.get("description"))?.as_str()?;
+    let first = words.split("\n\n").next().unwrap_or(words).replace('\n', " ");
+    (!first.is_empty()).then(|| first.trim_end_matches('.').to_owned())
+}
+
+fn follow<'a>(root: &'a serde_json::Value, here: &'a serde_json::Value) -> Option<&'a serde_json::Value> {
+    let target = here.get("$ref").or_else(|| here.get("anyOf")?.get(0)?.get("$ref"));
+    match target.and_then(serde_json::Value::as_str) {
+        Some(target) => root.pointer(target.strip_prefix('#')?),
+        None => Some(here),
+    }
+}
+
+#[derive(Clone, Copy)]
+struct NodeDeserializer<'a>(&'a Node);
+
+impl NodeDeserializer<'_> {
+    /// The node as a whole number, where its text is one.
+    fn whole(self) -> Result<Option<i128>, DecodeError> {
+        let shown;
+        let text = match &self.0.value {
+            Value::Int(value) => return Ok(Some(*value)),
+            Value::Float(value) => {
+                shown = value.to_string();
+                shown.as_str()
+            }
+            Value::Str(text) => text.trim(),
+            _ => return Ok(None),
+        };
+        let Some(number) = decimal(text).filter(|number| number.rest.is_empty()) else { return Ok(None) };
+        match number.whole(1) {
+            Ok(value) => Ok(Some(value)),
+            Err(Inexact::Fraction) => Err(de::Error::custom(format!("`{text}` is not a whole number"))),
+            Err(Inexact::Range) => Ok(None),
+        }
+    }
+
+    fn read_integer<'de, V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, DecodeError> {
+        match self.whole()? {
+            Some(value) => visit_whole(value, visitor),
+            None => self.deserialize_any(visitor),
+        }
+    }
+
+    fn read_float<'de, V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, DecodeError> {
+        match &self.0.value {
+            Value::Int(value) => visitor.visit_f64(*value as f64),
+            Value::Str(text) if decimal(text.trim()).is_some_and(|number| number.rest.is_empty()) => {
+                match text.trim().replace('_', "").parse::<f64>() {
+                    Ok(value) if value.is_finite() => visitor.visit_f64(value),
+                    _ => self.deserialize_any(visitor),
+                }
+            }
+            _ => self.deserialize_any(visitor),
+        }
+    }
+}
+
+fn visit_whole<'de, V: Visitor<'de>>(value: i128, visitor: V) -> Result<V::Value, DecodeError> {
+    if let Ok(value) = u64::try_from(value) {
+        visitor.visit_u64(value)
+    } else if let Ok(value) = i64::try_from(value) {
+        visitor.visit_i64(value)
+    } else {
+        visitor.visit_i128(value)
+    }
+}
+
+macro_rules! forward {
+    ($to:ident: $($method:ident)*) => {$(
+        fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, DecodeError> {
+            self.$to(visitor)
+        }
+    )*};
+}
+
+impl<'de> Deserializer<'de> for NodeDeserializer<'_> {
+    type Error = DecodeError;
+
+    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, DecodeError> {
+        match &self.0.value {
+            Value::Null => visitor.visit_unit(),
+            Value::Bool(value) => visitor.visit_bool(*value),
+            Value::Int(value) => visit_whole(*value, visitor),
+            Value::Float(value) => visitor.visit_f64(*value),
+            Value::Str(text) => visitor.visit_str(text),
+            Value::List(items) => visitor.visit_seq(Items { items, next: 0 }),
+            Value::Map(entries) => visitor.visit_map(Entries { entries, next: 0 }),
+        }
+    }
+
+    forward!(read_integer: deserialize_u8 deserialize_u16 deserialize_u32 deserialize_u64 deserialize_u128
+        deserialize_i8 deserialize_i16 deserialize_i32 deserialize_i64 deserialize_i128);
+    forward!(read_float: deserialize_f32 deserialize_f64);
+
+    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, DecodeError> {
+        if self.0.is_null() { visitor.visit_none() } else { visitor.visit_some(self) }
+    }
+
+    fn deserialize_newtype_struct<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        visitor: V,
+    ) -> Result<V::Value, DecodeError> {
+        visitor.visit_newtype_struct(self)
+    }
+
+    fn deserialize_enum<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        variants: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, DecodeError> {
+        match &self.0.value {
+            Value::Str(text) => visitor.visit_enum(Variant { name: text, entry: None }),
+            Value::Map(entries) => match entries.as_slice() {
+                [entry] => visitor.visit_enum(Variant { name: &entry.key.value, entry: Some(entry) }),
+                _ => Err(de::Error::custom(format!(
+                    "expected a map with exactly one key out of {}",
+                    variants.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
+                ))),
+            },
+            _ => Err(DecodeError::new(Fault::Expected(format!(
+                "one of {}",
+                variants.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
+            )))),
+        }
+    }
+
+    fn deserialize_ignored_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, DecodeError> {
+        visitor.visit_unit()
+    }
+
+    forward_to_deserialize_any! {
+        bool char str string bytes byte_buf unit unit_struct seq tuple tuple_struct map struct identifier
+    }
+}
+
+struct Items<'a> {
+    items: &'a [Node],
+    next: usize,
+}
+
+impl<'de> SeqAccess<'de> for Items<'_> {
+    type Error = DecodeError;
+
+    fn next_element_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<Option<T::Value>, DecodeError> {
+        let Some(node) = self.items.get(self.next) else { return Ok(None) };
+        let at = self.next;
+        self.next += 1;
+        seed.deserialize(NodeDeserializer(node)).map(Some).map_err(|error| error.at(node).inside(format!("[{at}]")))
+    }
+
+    fn size_hint(&self) -> Option<usize> {
+        Some(self.items.len() - self.next)
+    }
+}
+
+struct Entries<'a> {
+    entries: &'a [Entry],
+    next: usize,
+}
+
+impl<'de> MapAccess<'de> for Entries<'_> {
+    type Error = DecodeError;
+
+    fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, DecodeError> {
+        let Some(entry) = self.entries.get(self.next) else { return Ok(None) };
+        let key: StrDeserializer<'_, DecodeError> = entry.key.value.as_str().into_deserializer();
+        seed.deserialize(key).map(Some).map_err(|error| error.at_key(entry))
+    }
+
+    fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, DecodeError> {
+        let Some(entry) = self.entries.get(self.next) else {
+            return Err(de::Error::custom("no value is left"));
+        };
+        self.next += 1;
+        seed.deserialize(NodeDeserializer(&entry.value))
+            .map_err(|error| error.at(&entry.value).inside(entry.key.value.as_str()))
+    }
+
+    fn size_hint(&self) -> Option<usize> {
+        Some(self.entries.len() - self.next)
+    }
+}
+
+/// A variant by its name, with its content where it was written as `name: content`.
+struct Variant<'a> {
+    name: &'a str,
+    entry: Option<&'a Entry>,
+}
+
+impl<'de, 'a> EnumAccess<'de> for Variant<'a> {
+    type Error = DecodeError;
+    type Variant = Content<'a>;
+
+    fn variant_seed<S: DeserializeSeed<'de>>(self, seed: S) -> Result<(S::Value, Content<'a>), DecodeError> {
+        let name: StrDeserializer<'_, DecodeError> = self.name.into_deserializer();
+        let value = seed.deserialize(name).map_err(|error| match self.entry {
+            Some(entry) => error.at_key(entry),
+            None => error,
+        })?;
+        Ok((value, Content(self.entry)))
+    }
+}
+
+struct Content<'a>(Option<&'a Entry>);
+
+impl Content<'_> {
+    fn read<T>(&self, read: impl FnOnce(NodeDeserializer<'_>) -> Result<T, DecodeError>) -> Result<T, DecodeError> {
+        match self.0 {
+            Some(entry) => read(NodeDeserializer(&entry.value))
+                .map_err(|error| error.at(&entry.value).inside(entry.key.value.as_str())),
+            None => Err(de::Error::custom("this name needs a value: write `name: value`")),
+        }
+    }
+}
+
+impl<'de> VariantAccess<'de> for Content<'_> {
+    type Error = DecodeError;
+
+    fn unit_variant(self) -> Result<(), DecodeError> {
+        match self.0 {
+            Some(entry) if !entry.value.is_null() => {
+                let error: DecodeError = de::Error::custom("this name takes no value");
+                Err(error.at(&entry.value).inside(entry.key.value.as_str()))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn newtype_variant_seed<T: DeserializeSeed<'de>>(self, seed: T) -> Result<T::Value, DecodeError> {
+        self.read(|node| seed.deserialize(node))
+    }
+
+    fn tuple_variant<V: Visitor<'de>>(self, _: usize, visitor: V) -> Result<V::Value, DecodeError> {
+        self.read(|node| node.deserialize_any(visitor))
+    }
+
+    fn struct_variant<V: Visitor<'de>>(
+        self,
+        _: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, DecodeError> {
+        self.read(|node| node.deserialize_any(visitor))
+    }
+}

@@ -1,0 +1,140 @@
+//! Reads a recipe file and what it includes. The only module of the language that touches the disk, and only to read.
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use super::diagnostic::{Diagnostic, SourceMap, Span};
+use super::node::{Node, shorten};
+use super::yaml::{self, Budget, MAX_FILE, MAX_WEIGHT};
+
+/// The longest chain of files that include each other.
+const MAX_CHAIN: usize = 16;
+/// The most files of one recipe.
+const MAX_FILES: usize = 256;
+/// The most text of one recipe, in bytes.
+const MAX_TEXT: usize = 16 << 20;
+
+/// A file that is being read, for the chain in a message.
+struct Link {
+    /// Without symbolic links, so that no spelling hides a cycle.
+    canonical: PathBuf,
+    name: String,
+}
+
+/// Reads files into a source map.
+pub(super) struct Loader {
+    pub(super) sources: SourceMap,
+    text: usize,
+    chain: Vec<Link>,
+}
+
+impl Loader {
+    pub(super) fn new() -> Self {
+        Loader { sources: SourceMap::default(), text: 0, chain: Vec::new() }
+    }
+
+    /// Reads the recipe's own file.
+    pub(super) fn read(&mut self, path: &Path) -> Result<Node, Vec<Diagnostic>> {
+        let name = path.display().to_string();
+        let place = Diagnostic::new("recipe::read", "");
+        self.file(path, name.clone(), &mut Budget::new(MAX_WEIGHT)).map_err(|failed| match failed {
+            Failed::Inside(found) => found,
+            Failed::File { why, help } => {
+                let mut diagnostic = place.clone();
+                diagnostic.message = format!("cannot read the recipe `{name}`: {why}");
+                vec![Diagnostic { help, ..diagnostic }]
+            }
+        })
+    }
+
+    /// Reads a recipe from memory.
+    pub(super) fn read_text(&mut self, name: &str, text: &str) -> Result<Node, Vec<Diagnostic>> {
+        if text.len() > MAX_FILE {
+            return Err(vec![Diagnostic::new("recipe::too-large", too_long(name))]);
+        }
+        let file = self.sources.add(name, text);
+        yaml::parse(file, text, 0, &mut Budget::new(MAX_WEIGHT), &mut |_, span, _| {
+            Err(vec![Diagnostic::new("recipe::include", "a recipe that is no file cannot include one").at(span, "")])
+        })
+    }
+
+    fn file(&mut self, path: &Path, name: String, budget: &mut Budget) -> Result<Node, Failed> {
+        let failed = |why: String| Failed::File { why, help: None };
+        let io = |error: &std::io::Error| match error.kind() {
+            std::io::ErrorKind::NotFound => failed("there is no such file".into()),
+            kind => failed(kind.to_string()),
+        };
+        let found = fs_err::metadata(path).map_err(|error| io(&error))?;
+        // Asked before opening: a pipe would block.
+        if !found.is_file() {
+            return Err(failed("it is not a file".into()));
+        }
+        if found.len() > MAX_FILE as u64 || self.text + found.len() as usize > MAX_TEXT {
+            return Err(failed(too_long("it")));
+        }
+        if self.sources.files().len() >= MAX_FILES {
+            return Err(failed(format!("the recipe includes more than {MAX_FILES} files")));
+        }
+        let canonical = fs_err::canonicalize(path).map_err(|error| io(&error))?;
+        if let Some(first) = self.chain.iter().position(|link| link.canonical == canonical) {
+            let mut names: Vec<&str> = self.chain[first..].iter().map(|link| link.name.as_str()).collect();
+            names.push(&name);
+            return Err(Failed::File {
+                why: format!("the files include each other: {}", names.join(" → ")),
+                help: Some("break the cycle by moving what both need into a third file".into()),
+            });
+        }
+        if self.chain.len() >= MAX_CHAIN {
+            return Err(failed(format!("files are included more than {MAX_CHAIN} deep")));
+        }
+        let mut bytes = Vec::new();
+        let opened = fs_err::File::open(path).map_err(|error| io(&error))?;
+        opened.take(MAX_FILE as u64 + 1).read_to_end(&mut bytes).map_err(|error| io(&error))?;
+        let text = yaml::text_of(&bytes).map_err(failed)?;
+        self.text += text.len();
+        let file = self.sources.add(name.clone(), text);
+        self.chain.push(Link { canonical, name });
+        let folder = path.parent().unwrap_or(Path::new("")).to_owned();
+        let node = yaml::parse(file, text, 0, budget, &mut |target, span, budget| {
+            self.include(&folder, target, span, budget)
+        });
+        self.chain.pop();
+        node.map_err(Failed::Inside)
+    }
+
+    fn include(
+        &mut self,
+        folder: &Path,
+        target: &str,
+        span: Span,
+        budget: &mut Budget,
+    ) -> Result<Node, Vec<Diagnostic>> {
+        if target.is_empty() || target.contains('\0') {
+            return Err(vec![
+                Diagnostic::new("recipe::include", "`!include` needs a path").at(span, "").help("write `!include folder/file.yaml`"),
+            ]);
+        }
+        let path = folder.join(target);
+        let name = path.display().to_string();
+        self.file(&path, name.clone(), budget).map_err(|failed| match failed {
+            Failed::Inside(found) => found,
+            Failed::File { why, help } => {
+                let message = format!("cannot include `{}`: {why}", shorten(target));
+                let help = help.unwrap_or_else(|| format!("the path is relative to this file: `{name}`"));
+                vec![Diagnostic::new("recipe::include", message).at(span, "included here").help(help)]
+            }
+        })
+    }
+}
+
+/// Why a file gave no tree.
+enum Failed {
+    /// Its text is wrong.
+    Inside(Vec<Diagnostic>),
+    /// It cannot be read at all.
+    File { why: String, help: Option<String> },
+}
+
+fn too_long(name: &str) -> String {
+    format!("{name} is larger than {} MiB", MAX_FILE >> 20)
+}

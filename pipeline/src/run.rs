@@ -1,0 +1,11 @@
+//! Plan → events: runs what is not in the cache, publishes what was made, and tells what happens.
+
+pub mod attempt;
+pub mod capacity;
+pub mod drive;
+pub mod folder;
+pub mod schedule;
+
+pub use drive::{RunOptions, run};
+pub use folder::RunFolder;
+pub use schedule::Capacity;

@@ -1,0 +1,103 @@
+//! The folder of one run: `runs/ID/` beside the store.
+//!
+//! ```text
+//! runs/20261124-083422-1f3a/
+//!   recipe.json      the resolved recipe, frozen
+//!   plan.json        the stages, with params and inputs
+//!   events.jsonl     everything that happened
+//!   logs/STAGE.log   what a stage's process printed
+//! ```
+
+use std::path::{Path, PathBuf};
+
+use fs_err as fs;
+use serde::Serialize;
+
+use crate::{
+    error::{Error, Result},
+    job::write_json,
+    names::StageId,
+};
+
+/// The folder of one run.
+#[derive(Debug, Clone)]
+pub struct RunFolder {
+    id: String,
+    path: PathBuf,
+}
+
+impl RunFolder {
+    /// Makes a folder for a new run. The id is the time (UTC) and, should that be taken, a number.
+    pub fn create(runs: &Path) -> Result<Self> {
+        fs::create_dir_all(runs).map_err(Error::io("create the folder of runs"))?;
+        let stamp = jiff::Timestamp::now().strftime("%Y%m%d-%H%M%S").to_string();
+        for attempt in 0u32.. {
+            let id = if attempt == 0 { stamp.clone() } else { format!("{stamp}-{attempt}") };
+            let path = runs.join(&id);
+            match fs::create_dir(&path) {
+                Ok(()) => {
+                    fs::create_dir(path.join("logs")).map_err(Error::io("create the folder of a run's logs"))?;
+                    return Ok(Self { id, path });
+                }
+                Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(Error::Io { doing: "create the folder of a run", source: error }),
+            }
+        }
+        Err(Error::NoSuchRun(stamp))
+    }
+
+    /// The run of this id, or the last one.
+    pub fn open(runs: &Path, id: Option<&str>) -> Result<Self> {
+        let id = match id {
+            Some(id) => id.to_owned(),
+            None => list(runs)?.pop().ok_or_else(|| Error::NoSuchRun("(last)".into()))?,
+        };
+        let path = runs.join(&id);
+        // An id is one folder's name: nothing that leads elsewhere.
+        let plain = Path::new(&id).components().count() == 1 && !id.starts_with('.');
+        if plain && path.is_dir() { Ok(Self { id, path }) } else { Err(Error::NoSuchRun(id)) }
+    }
+
+    /// The run's id.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// The folder.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The event log.
+    pub fn events(&self) -> PathBuf {
+        self.path.join("events.jsonl")
+    }
+
+    /// A stage's log. `expert[rust]` is `expert.rust.log`, for shells that give brackets a meaning.
+    pub fn log(&self, stage: &StageId) -> PathBuf {
+        let name = stage.to_string().replace('[', ".").replace(']', "");
+        self.path.join("logs").join(format!("{name}.log"))
+    }
+
+    /// Writes the frozen recipe and the plan.
+    pub fn freeze(&self, recipe: &impl Serialize, plan: &impl Serialize) -> Result<()> {
+        write_json(&self.path.join("recipe.json"), recipe)?;
+        write_json(&self.path.join("plan.json"), plan)
+    }
+}
+
+/// The ids of all runs, oldest first.
+pub fn list(runs: &Path) -> Result<Vec<String>> {
+    if !runs.is_dir() {
+        return Ok(Vec::new());
+    }
+    let mut ids = Vec::new();
+    for entry in fs::read_dir(runs).map_err(Error::io("read the folder of runs"))? {
+        let entry = entry.map_err(Error::io("read the folder of runs"))?;
+        if entry.path().join("events.jsonl").is_file() {
+            ids.push(entry.file_name().to_string_lossy().into_owned());
+        }
+    }
+    ids.sort();
+    Ok(ids)
+}

@@ -1,0 +1,344 @@
+//! Which stage is looked at, started or given up next. A state machine without clock, I/O or async: inputs in, commands
+//! out, so that a whole run is a table in a test.
+
+use crate::graph::Graph;
+
+/// What stages may use together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Capacity {
+    /// Cores.
+    pub cores: u32,
+    /// Bytes of memory.
+    pub memory: u64,
+    /// Accelerators.
+    pub gpus: u32,
+}
+
+/// What one stage takes while it runs. Never more than the capacity: the driver clamps cores and refuses the rest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Need {
+    /// Cores.
+    pub cores: u32,
+    /// Bytes of memory.
+    pub memory: u64,
+    /// Accelerators.
+    pub gpus: u32,
+}
+
+/// What happened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Input {
+    /// The run begins.
+    Begin,
+    /// The cache has the stage's artifact.
+    Hit(usize),
+    /// The cache has it not: the stage must run.
+    Miss(usize),
+    /// Another run holds the stage.
+    Busy(usize),
+    /// A held stage may be looked at again.
+    Retry(usize),
+    /// The stage's artifact is on record.
+    Done(usize),
+    /// The stage failed.
+    Failed(usize),
+    /// The stage stopped since it was asked to.
+    Stopped(usize),
+    /// Nothing more may start.
+    Interrupt,
+}
+
+/// What to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Command {
+    /// Every input is known: make the key and look into the cache.
+    Probe(usize),
+    /// Look again in a while.
+    ProbeLater(usize),
+    /// Start the stage.
+    Launch(usize),
+    /// The stage cannot be reached, since `because` failed.
+    Skip {
+        /// The stage.
+        stage: usize,
+        /// The one that failed.
+        because: usize,
+    },
+    /// Everything has ended.
+    Finish,
+}
+
+/// Where a stage stands. Only [`Scheduler::set`] changes it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// So many inputs are not there yet.
+    Blocked(usize),
+    /// Its inputs are known and the cache is being asked.
+    Probing,
+    /// It must run and waits for cores.
+    Ready,
+    /// It runs.
+    Running,
+    /// Its artifact is known.
+    Done,
+    /// It failed, was stopped, or was never reached.
+    Ended,
+}
+
+/// The state of a whole run.
+#[derive(Debug)]
+pub struct Scheduler<'a> {
+    graph: &'a Graph,
+    needs: Vec<Need>,
+    free: Capacity,
+    states: Vec<State>,
+    open: usize,
+    keep_going: bool,
+    closed: bool,
+    finished: bool,
+}
+
+impl<'a> Scheduler<'a> {
+    /// Nothing has begun. With `keep_going`, a failure stops only what depends on it.
+    pub fn new(graph: &'a Graph, needs: Vec<Need>, capacity: Capacity, keep_going: bool) -> Self {
+        let states = (0..graph.len()).map(|stage| State::Blocked(graph.inputs(stage).count())).collect();
+        Self { graph, needs, free: capacity, states, open: graph.len(), keep_going, closed: false, finished: false }
+    }
+
+    fn set(&mut self, stage: usize, state: State) {
+        let was = self.states[stage];
+        if was == state {
+            return;
+        }
+        if was == State::Running {
+            let need = self.needs[stage];
+            self.free.cores += need.cores;
+            self.free.memory += need.memory;
+            self.free.gpus += need.gpus;
+        }
+        if state == State::Running {
+            let need = self.needs[stage];
+            self.free.cores -= need.cores;
+            self.free.memory -= need.memory;
+            self.free.gpus -= need.gpus;
+        }
+        if matches!(state, State::Done | State::Ended) {
+            self.open -= 1;
+        }
+        self.states[stage] = state;
+    }
+
+    /// One thing happened; what is to be done now?
+    pub fn step(&mut self, input: Input) -> Vec<Command> {
+        let mut commands = Vec::new();
+        match input {
+            Input::Begin => {
+                for &stage in self.graph.order() {
+                    if self.states[stage] == State::Blocked(0) {
+                        self.set(stage, State::Probing);
+                        commands.push(Command::Probe(stage));
+                    }
+                }
+            }
+            Input::Hit(stage) | Input::Done(stage) => {
+                self.set(stage, State::Done);
+                self.release(stage, &mut commands);
+            }
+            Input::Miss(stage) => self.set(stage, if self.closed { State::Ended } else { State::Ready }),
+            Input::Busy(stage) if self.closed => self.set(stage, State::Ended),
+            Input::Busy(stage) => commands.push(Command::ProbeLater(stage)),
+            Input::Retry(stage) if self.closed => self.set(stage, State::Ended),
+            Input::Retry(stage) => commands.push(Command::Probe(stage)),
+            Input::Failed(stage) => {
+                self.set(stage, State::Ended);
+                self.give_up(stage, stage, &mut commands);
+                if !self.keep_going {
+                    self.close();
+                }
+            }
+            Input::Stopped(stage) => {
+                self.set(stage, State::Ended);
+                self.close();
+            }
+            Input::Interrupt => self.close(),
+        }
+        self.launch(&mut commands);
+        let running = self.states.iter().any(|s| matches!(s, State::Running | State::Probing));
+        if !self.finished && (self.open == 0 || (self.closed && !running)) {
+            self.finished = true;
+            commands.push(Command::Finish);
+        }
+        commands
+    }
+
+    /// Nothing new starts; what is being looked at ends when its answer comes.
+    fn close(&mut self) {
+        self.closed = true;
+        for stage in 0..self.states.len() {
+            if matches!(self.states[stage], State::Ready | State::Blocked(_)) {
+                self.set(stage, State::Ended);
+            }
+        }
+    }
+
+    fn release(&mut self, stage: usize, commands: &mut Vec<Command>) {
+        let mut dependents: Vec<usize> = self.graph.dependents(stage).collect();
+        dependents.sort_unstable();
+        for next in dependents {
+            if let State::Blocked(missing) = self.states[next] {
+                if missing == 1 {
+                    self.set(next, State::Probing);
+                    commands.push(Command::Probe(next));
+                } else {
+                    self.set(next, State::Blocked(missing - 1));
+                }
+            }
+        }
+    }
+
+    fn give_up(&mut self, failed: usize, stage: usize, commands: &mut Vec<Command>) {
+        let mut dependents: Vec<usize> = self.graph.dependents(stage).collect();
+        dependents.sort_unstable();
+        for next in dependents {
+            if matches!(self.states[next], State::Blocked(_)) {
+                self.set(next, State::Ended);
+                commands.push(Command::Skip { stage: next, because: failed });
+                self.give_up(failed, next, commands);
+            }
+        }
+    }
+
+    /// Starts what fits, the longest way to an end first.
+    fn launch(&mut self, commands: &mut Vec<Command>) {
+        let mut ready: Vec<usize> = (0..self.states.len()).filter(|&s| self.states[s] == State::Ready).collect();
+        ready.sort_by_key(|&stage| (std::cmp::Reverse(self.graph.height(stage)), stage));
+        for stage in ready {
+            let need = self.needs[stage];
+            if need.cores <= self.free.cores && need.memory <= self.free.memory && need.gpus <= self.free.gpus {
+                self.set(stage, State::Running);
+                commands.push(Command::Launch(stage));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const TWO: Capacity = Capacity { cores: 2, memory: 100, gpus: 0 };
+
+    fn need(cores: u32) -> Need {
+        Need { cores, memory: 1, gpus: 0 }
+    }
+
+    /// 0 → 1 → 3, 0 → 2 → 3.
+    fn diamond() -> Graph {
+        Graph::new(&[vec![], vec![0], vec![0], vec![1, 2]]).unwrap()
+    }
+
+    #[test]
+    fn a_run_as_a_table() {
+        let graph = diamond();
+        let mut run = Scheduler::new(&graph, vec![need(1), need(2), need(1), need(1)], TWO, true);
+        assert_eq!(run.step(Input::Begin), [Command::Probe(0)]);
+        assert_eq!(run.step(Input::Miss(0)), [Command::Launch(0)]);
+        assert_eq!(run.step(Input::Done(0)), [Command::Probe(1), Command::Probe(2)]);
+        assert_eq!(run.step(Input::Miss(2)), [Command::Launch(2)]);
+        assert_eq!(run.step(Input::Miss(1)), [], "two cores are not free");
+        assert_eq!(run.step(Input::Done(2)), [Command::Launch(1)]);
+        assert_eq!(run.step(Input::Done(1)), [Command::Probe(3)]);
+        assert_eq!(run.step(Input::Hit(3)), [Command::Finish]);
+    }
+
+    #[test]
+    fn a_failure_gives_up_what_depends_on_it_and_nothing_else() {
+        let graph = Graph::new(&[vec![], vec![0], vec![1], vec![]]).unwrap();
+        let mut run = Scheduler::new(&graph, vec![need(1); 4], TWO, true);
+        run.step(Input::Begin);
+        run.step(Input::Miss(0));
+        run.step(Input::Miss(3));
+        assert_eq!(
+            run.step(Input::Failed(0)),
+            [Command::Skip { stage: 1, because: 0 }, Command::Skip { stage: 2, because: 0 }]
+        );
+        assert_eq!(run.step(Input::Done(3)), [Command::Finish]);
+    }
+
+    #[test]
+    fn an_interrupted_run_ends_when_what_runs_has_ended() {
+        let graph = diamond();
+        let mut run = Scheduler::new(&graph, vec![need(1); 4], TWO, true);
+        run.step(Input::Begin);
+        run.step(Input::Miss(0));
+        assert_eq!(run.step(Input::Interrupt), []);
+        assert_eq!(run.step(Input::Stopped(0)), [Command::Finish]);
+    }
+
+    #[test]
+    fn a_held_stage_is_looked_at_again() {
+        let graph = Graph::new(&[vec![]]).unwrap();
+        let mut run = Scheduler::new(&graph, vec![need(1)], TWO, true);
+        run.step(Input::Begin);
+        assert_eq!(run.step(Input::Busy(0)), [Command::ProbeLater(0)]);
+        assert_eq!(run.step(Input::Retry(0)), [Command::Probe(0)]);
+        assert_eq!(run.step(Input::Hit(0)), [Command::Finish]);
+    }
+
+    proptest! {
+        /// Whatever the answers and their order, capacity is kept, every stage ends once, and the run ends.
+        #[test]
+        fn every_run_ends_within_its_capacity(
+            edges in prop::collection::vec((0usize..12, 0usize..12), 0..30),
+            cores in prop::collection::vec(1u32..3, 12),
+            answers in prop::collection::vec(0u8..8, 64),
+        ) {
+            let mut inputs = vec![Vec::new(); 12];
+            for (a, b) in edges {
+                if a != b {
+                    inputs[a.max(b)].push(a.min(b));
+                }
+            }
+            let graph = Graph::new(&inputs).unwrap();
+            let needs: Vec<Need> = cores.iter().map(|&c| need(c)).collect();
+            let mut run = Scheduler::new(&graph, needs.clone(), TWO, true);
+            let (mut open, mut running): (Vec<Command>, Vec<usize>) = (run.step(Input::Begin), Vec::new());
+            let mut ended = [0; 12];
+            let mut at = 0;
+            loop {
+                let answer = answers[at % answers.len()];
+                at += 1;
+                prop_assert!(at < 10_000);
+                let input = if let Some(place) = open.iter().position(|_| true).filter(|_| answer < 5 || running.is_empty()) {
+                    match open.remove((answer as usize * 7 + place) % open.len()) {
+                        Command::Probe(s) if answer == 0 => Input::Busy(s),
+                        Command::Probe(s) if answer == 1 => { ended[s] += 1; Input::Hit(s) }
+                        Command::Probe(s) => Input::Miss(s),
+                        Command::ProbeLater(s) => Input::Retry(s),
+                        Command::Launch(s) => {
+                            running.push(s);
+                            let used: u32 = running.iter().map(|&s| needs[s].cores).sum();
+                            prop_assert!(used <= 2);
+                            continue;
+                        }
+                        Command::Skip { stage, .. } => { ended[stage] += 1; continue; }
+                        Command::Finish => break,
+                    }
+                } else if let Some(s) = running.pop() {
+                    ended[s] += 1;
+                    if answer == 7 { Input::Failed(s) } else { Input::Done(s) }
+                } else {
+                    continue;
+                };
+                open.extend(run.step(input));
+            }
+            prop_assert!(open.iter().all(|c| matches!(c, Command::Skip { .. })) && running.is_empty());
+            for command in open {
+                if let Command::Skip { stage, .. } = command { ended[stage] += 1; }
+            }
+            prop_assert_eq!(ended, [1; 12]);
+        }
+    }
+}

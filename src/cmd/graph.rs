@@ -1,0 +1,44 @@
+//! `flow graph`: the graph of stages as text or picture.
+
+use std::{io::Write, process::ExitCode};
+
+use flow_pipeline::{
+    drawing::{self, DrawNode, Drawing},
+    recipe::Recipe,
+};
+
+use super::planning;
+use crate::{
+    cli::{GraphArgs, GraphFormat},
+    failure::Ended,
+};
+
+/// Runs the command.
+pub fn graph(args: &GraphArgs) -> Ended {
+    let recipe = planning::load(&args.recipe)?;
+    let drawing = of(&recipe, args.collapse);
+    let text = match args.format {
+        GraphFormat::Dot => drawing::dot::render(&drawing),
+        GraphFormat::Mermaid => drawing::mermaid::render(&drawing),
+        GraphFormat::Svg => drawing::svg::render(&drawing),
+    };
+    // A reader that went away wants no more.
+    let _ = writeln!(std::io::stdout(), "{}", text.trim_end());
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A recipe's stages as a drawing.
+pub fn of(recipe: &Recipe, collapse: bool) -> Drawing {
+    let nodes = recipe.stages.iter().map(|stage| DrawNode {
+        id: stage.id.to_string(),
+        label: stage.id.to_string(),
+        kind: stage.kind.value.clone(),
+        group: stage.id.instance().map(|_| stage.id.base().to_string()),
+        state: None,
+    });
+    let edges = recipe.stages.iter().flat_map(|stage| {
+        let refs = stage.inputs.iter().flat_map(|input| &input.refs);
+        refs.map(|reference| (reference.stage.to_string(), stage.id.to_string()))
+    });
+    Drawing { nodes: nodes.collect(), edges: edges.collect(), collapse }
+}

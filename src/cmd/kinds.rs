@@ -1,0 +1,46 @@
+//! `flow kinds`: what stages a recipe can have.
+
+use std::{fmt::Write as _, io::Write as _, process::ExitCode};
+
+use flow_pipeline::stage::{Arity, fields};
+use serde_json::json;
+
+use crate::{failure::Ended, view};
+
+/// Runs the command.
+pub fn kinds(as_json: bool) -> Ended {
+    let registry = flow_stages::registry();
+    if as_json {
+        let kinds: Vec<_> = registry
+            .iter()
+            .map(|kind| {
+                let (params, places) = kind.schemas();
+                json!({ "kind": kind.name(), "version": kind.version(), "about": kind.about(),
+                    "inputs": kind.roles().iter().map(|role| role.name).collect::<Vec<_>>(),
+                    "params": params, "places": places })
+            })
+            .collect();
+        view::json::pretty(&kinds);
+        return Ok(ExitCode::SUCCESS);
+    }
+    let mut out = String::new();
+    for kind in registry.iter() {
+        // Writing to a String cannot fail.
+        let _ = writeln!(out, "{} (version {})\n  {}", kind.name(), kind.version(), kind.about());
+        for role in kind.roles() {
+            let many = match role.arity {
+                Arity::One => "",
+                Arity::Optional => ", optional",
+                Arity::Many => ", one or more",
+                Arity::Any => ", any number",
+            };
+            let _ = writeln!(out, "  input {}{many}: {}", role.name, role.about);
+        }
+        let (params, places) = kind.schemas();
+        let names: Vec<String> = fields(&params).into_iter().chain(fields(&places)).collect();
+        let _ = writeln!(out, "  with {}\n", names.join(", "));
+    }
+    // A reader that went away wants no more.
+    let _ = write!(std::io::stdout(), "{out}");
+    Ok(ExitCode::SUCCESS)
+}

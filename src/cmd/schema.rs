@@ -1,0 +1,29 @@
+//! `flow schema`: the JSON Schema of recipes.
+
+use std::process::ExitCode;
+
+use flow_pipeline::{
+    recipe::schema::{KindSchema, recipe_schema},
+    stage::Arity,
+};
+
+use crate::{failure::Ended, view};
+
+/// Runs the command.
+pub fn schema() -> Ended {
+    let registry = flow_stages::registry();
+    let kinds = registry
+        .iter()
+        .map(|kind| {
+            let (params, places) = kind.schemas();
+            let inputs = kind
+                .roles()
+                .iter()
+                .map(|role| (role.name.to_owned(), matches!(role.arity, Arity::Many | Arity::Any)))
+                .collect();
+            (kind.name().to_owned(), KindSchema { params, places, inputs, doc: kind.about().to_owned() })
+        })
+        .collect();
+    view::json::pretty(&recipe_schema(&kinds));
+    Ok(ExitCode::SUCCESS)
+}

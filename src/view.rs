@@ -1,0 +1,7 @@
+//! What people and programs see: folds of events and plans, nothing else.
+
+pub mod json;
+pub mod numbers;
+pub mod plan;
+pub mod status;
+pub mod terminal;

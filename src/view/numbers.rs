@@ -1,0 +1,58 @@
+//! Numbers as people read them.
+
+/// `1.5 s`, `2 min 03 s`, `1 h 20 min`.
+pub fn duration(seconds: f64) -> String {
+    if !seconds.is_finite() || seconds < 0.0 {
+        return "–".into();
+    }
+    if seconds < 60.0 {
+        return format!("{seconds:.1} s");
+    }
+    let whole = seconds.round() as u64;
+    if whole < 3600 {
+        return format!("{} min {:02} s", whole / 60, whole % 60);
+    }
+    let minutes = (whole + 30) / 60;
+    if minutes < 48 * 60 {
+        return format!("{} h {:02} min", minutes / 60, minutes % 60);
+    }
+    format!("{:.1} days", seconds / 86_400.0)
+}
+
+/// `950`, `1.2K`, `33.3B`, `1.00e22` beyond what has a letter.
+pub fn count(value: f64) -> String {
+    for (scale, letter) in [(1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "K")] {
+        if value >= scale {
+            let scaled = value / scale;
+            if scaled >= 1e4 {
+                return format!("{value:.2e}");
+            }
+            return if scaled >= 100.0 { format!("{scaled:.0}{letter}") } else { format!("{scaled:.1}{letter}") };
+        }
+    }
+    format!("{value:.0}")
+}
+
+/// `512 B`, `3.4 MiB`, `1.2 TiB`.
+pub fn bytes(value: u64) -> String {
+    for (power, unit) in [(4, "TiB"), (3, "GiB"), (2, "MiB"), (1, "KiB")] {
+        let scale = 1024f64.powi(power);
+        if value as f64 >= scale {
+            return format!("{:.1} {unit}", value as f64 / scale);
+        }
+    }
+    format!("{value} B")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_read_well() {
+        let read: Vec<String> = [0.04, 59.96, 123.0, 4800.0, 1e6].map(duration).into();
+        assert_eq!(read, ["0.0 s", "60.0 s", "2 min 03 s", "1 h 20 min", "11.6 days"]);
+        assert_eq!([950.0, 1234.0, 33.3e9, 1e12, 4.2e22].map(count), ["950", "1.2K", "33.3B", "1.0T", "4.20e22"]);
+        assert_eq!([12, 2048, 5 << 30].map(bytes), ["12 B", "2.0 KiB", "5.0 GiB"]);
+    }
+}

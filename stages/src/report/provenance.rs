@@ -1,0 +1,162 @@
+//! `provenance.json`: the folder and its making as an [RO-Crate 1.1](https://w3id.org/ro/crate/1.1) metadata document, in the
+//! terms of schema.org. Every stage is a `CreateAction` with the artifacts that it took (`object`) and made (`result`); an
+//! artifact is known by its BLAKE3 digest. Rename the file to `ro-crate-metadata.json` and the folder is a crate.
+//!
+//! No licence is stated, for only the owner of the data can.
+
+use std::collections::BTreeSet;
+
+use serde_json::{Value, json};
+
+use super::{
+    content::Content,
+    escape::url,
+    json::{sorted, text},
+    lineage::Lineage,
+};
+
+pub(super) fn render(content: &Content, lineage: &Lineage) -> String {
+    let mut graph = vec![json!({
+        "@id": "ro-crate-metadata.json",
+        "@type": "CreativeWork",
+        "about": { "@id": "./" },
+        "conformsTo": { "@id": "https://w3id.org/ro/crate/1.1" },
+    })];
+    let files = files(content);
+    let made: Option<&str> = lineage.stages.iter().filter_map(|stage| stage.started.as_deref()).max();
+    let mut root = json!({
+        "@id": "./",
+        "@type": "Dataset",
+        "name": format!("Report of {}", lineage.recipe),
+        "description": format!("{} {}", lineage.summary(), lineage.numerics_sentence()),
+        "hasPart": files.iter().map(|(path, _, _)| json!({ "@id": path })).collect::<Vec<_>>(),
+        "mainEntity": { "@id": "report.html" },
+        "mentions": lineage.stages.iter().map(|stage| json!({ "@id": stage_id(&stage.name) })).collect::<Vec<_>>(),
+    });
+    if let (Some(made), Some(fields)) = (made, root.as_object_mut()) {
+        fields.insert("datePublished".to_owned(), json!(made));
+    }
+    graph.push(root);
+    for (path, format, name) in &files {
+        graph.push(json!({ "@id": path, "@type": "File", "encodingFormat": format, "name": name }));
+    }
+    graph.push(json!({
+        "@id": "#flow",
+        "@type": "SoftwareApplication",
+        "name": "flow",
+        "softwareVersion": lineage.flow_version,
+    }));
+    let recipe_properties = properties(
+        &mut graph,
+        "#recipe",
+        &[
+            ("seed", json!(lineage.seed)),
+            ("profile", json!(lineage.profile)),
+            ("device", json!(lineage.numerics.device)),
+            ("dtype", json!(lineage.numerics.dtype)),
+            ("determinism", json!(lineage.numerics.promise)),
+        ],
+    );
+    graph.push(json!({
+        "@id": "#recipe",
+        "@type": "SoftwareSourceCode",
+        "name": lineage.recipe,
+        "encodingFormat": "application/yaml",
+        "text": lineage.recipe_text,
+        "additionalProperty": recipe_properties,
+    }));
+
+    let mut artifacts = BTreeSet::new();
+    for stage in &lineage.stages {
+        artifacts.insert((stage.artifact.as_str(), Some(stage.bytes), Some(stage.name.as_str())));
+        for (_, digest) in &stage.inputs {
+            if lineage.maker(digest).is_none() {
+                artifacts.insert((digest, None, None));
+            }
+        }
+        let mut objects: Vec<Value> =
+            stage.inputs.iter().map(|(_, digest)| json!({ "@id": artifact_id(digest) })).collect();
+        objects.dedup();
+        let roles: Vec<String> = stage.inputs.iter().map(|(role, digest)| format!("{role}=blake3:{digest}")).collect();
+        let mut facts = vec![
+            ("key", json!(stage.key)),
+            ("kind", json!(stage.kind)),
+            ("kind_version", json!(stage.kind_version)),
+            ("params", json!(sorted(&stage.params).to_string())),
+            ("seconds", json!(stage.seconds)),
+            ("cached", json!(stage.cached)),
+            ("roles", json!(roles.join(" "))),
+        ];
+        facts.extend(stage.host.as_ref().map(|host| ("host", json!(host))));
+        facts.extend(stage.accepted.as_ref().map(|reason| ("accepted", json!(reason))));
+        let properties = properties(&mut graph, &stage_id(&stage.name), &facts);
+        let mut action = json!({
+            "@id": stage_id(&stage.name),
+            "@type": "CreateAction",
+            "actionStatus": { "@id": "http://schema.org/CompletedActionStatus" },
+            "additionalProperty": properties,
+            "instrument": [{ "@id": "#flow" }, { "@id": "#recipe" }],
+            "name": stage.name,
+            "object": objects,
+            "result": { "@id": artifact_id(&stage.artifact) },
+        });
+        if let (Some(started), Some(fields)) = (&stage.started, action.as_object_mut()) {
+            fields.insert("startTime".to_owned(), json!(started));
+        }
+        graph.push(action);
+    }
+    let mut seen = BTreeSet::new();
+    for (digest, bytes, stage) in artifacts {
+        // Two stages may make the same bytes: one artifact.
+        if seen.insert(digest) {
+            let mut artifact = json!({
+                "@id": artifact_id(digest),
+                "@type": "Dataset",
+                "identifier": format!("blake3:{digest}"),
+                "name": stage.map_or_else(|| "artifact of another run".to_owned(), |stage| format!("artifact of {stage}")),
+            });
+            if let (Some(bytes), Some(fields)) = (bytes, artifact.as_object_mut()) {
+                fields.insert("contentSize".to_owned(), json!(bytes.to_string()));
+            }
+            graph.push(artifact);
+        }
+    }
+    text(&json!({ "@context": "https://w3id.org/ro/crate/1.1/context", "@graph": graph }))
+}
+
+/// (path, media type, name) of what the folder holds.
+fn files(content: &Content) -> Vec<(String, &'static str, String)> {
+    let mut files = vec![
+        ("report.md".to_owned(), "text/markdown", "The report as Markdown".to_owned()),
+        ("report.html".to_owned(), "text/html", "The report as a page".to_owned()),
+    ];
+    for figure in &content.figures {
+        files.push((format!("figures/{}.svg", figure.id), "image/svg+xml", figure.caption.clone()));
+    }
+    for table in content.tables() {
+        for (end, format) in [("tex", "application/x-tex"), ("csv", "text/csv"), ("json", "application/json")] {
+            files.push((format!("tables/{}.{end}", table.id), format, table.caption.clone()));
+        }
+    }
+    files
+}
+
+/// Adds an entity for each fact, since an RO-Crate is flat, and returns the references to them. A fact without a value is
+/// left out.
+fn properties(graph: &mut Vec<Value>, owner: &str, facts: &[(&str, Value)]) -> Vec<Value> {
+    let mut references = Vec::new();
+    for (name, value) in facts.iter().filter(|(_, value)| !value.is_null()) {
+        let id = format!("{owner}/{name}");
+        references.push(json!({ "@id": id }));
+        graph.push(json!({ "@id": id, "@type": "PropertyValue", "name": name, "value": value }));
+    }
+    references
+}
+
+fn stage_id(name: &str) -> String {
+    format!("#stage/{}", url(name))
+}
+
+fn artifact_id(digest: &str) -> String {
+    format!("#artifact/{}", url(digest))
+}
