@@ -9,8 +9,8 @@ pub enum Failure {
     Recipe(Vec<Diagnostic>, SourceMap),
     /// The pipeline could not do it.
     Pipeline(flow_pipeline::Error),
-    /// The report could not be made.
-    Report(flow_stages::report::Error),
+    /// The report could not be written.
+    Report(std::io::Error),
     /// The command line asks for what cannot be.
     Usage {
         /// What.

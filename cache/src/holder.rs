@@ -1,6 +1,6 @@
 //! Who holds a lease, told so exactly that another process on the same host can see whether the holder lives.
 
-use std::path::Path;
+use std::{fmt, path::Path};
 
 use serde::{Deserialize, Serialize};
 
@@ -37,6 +37,12 @@ impl Holder {
             Some(start) => start != self.pid_start,
             None => !Path::new("/proc").join(self.pid.to_string()).exists(),
         }
+    }
+}
+
+impl fmt::Display for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "run {} (process {} on {})", self.run, self.pid, self.host)
     }
 }
 

@@ -12,7 +12,7 @@
 //!    ├─ pending/ef56…                     records not yet uploaded to the remote store
 //!    ├─ remotes/0a9b…                     what the probe found out about a remote store
 //!    ├─ latest/<recipe>/<stage>           the last key of a stage, for the reasons of `flow plan`; advisory
-//!    ├─ work/ef56…/{output,scratch}/      work dir of a stage key, until its record is written
+//!    ├─ work/ef56…/{output,scratch,lock}   work dir of a stage key, until its record is written
 //!    ├─ tmp/                              staged files: whatever is here was not published
 //!    └─ memo                              (device, inode, size, times) → digest, so that inputs are not hashed again
 //! ```

@@ -60,4 +60,4 @@ pub use records::{PutRecord, RECORD_FORMAT, Record};
 pub use tiered::FlushReport;
 pub use trees::{Published, hash_folder, hash_folder_with};
 pub use verify::VerifyReport;
-pub use workdir::WorkDir;
+pub use workdir::{WorkDir, WorkLock};

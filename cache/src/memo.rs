@@ -7,16 +7,19 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fmt::Write as _,
     fs::Metadata,
+    io,
     os::unix::fs::MetadataExt,
-    path::PathBuf,
+    path::{Path, PathBuf},
+    sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use crate::{
     cache::{Cache, absent},
     digest::BlobDigest,
-    error::{Error, Result, during},
+    error::{Result, during},
     staged::replace,
+    trees::hash_file,
 };
 
 /// A file written so shortly ago could be written to again within one tick of the file system's clock, and look the same.
@@ -54,70 +57,98 @@ impl Stamp {
     }
 }
 
-/// Which file had which digest. Load it, hand it to [`hash_folder_with`](crate::hash_folder_with), save it.
+/// Which file had which digest, for any number of threads. Load it, hand it to
+/// [`hash_folder_with`](crate::hash_folder_with) or ask it for a [`digest`](HashMemo::digest), save it.
 #[derive(Debug)]
 pub struct HashMemo {
-    known: BTreeMap<Stamp, BlobDigest>,
-    used: BTreeSet<Stamp>,
-    loaded: SystemTime,
-    dirty: bool,
+    entries: Mutex<Entries>,
     path: PathBuf,
     tmp: PathBuf,
 }
 
+#[derive(Debug)]
+struct Entries {
+    known: BTreeMap<Stamp, BlobDigest>,
+    used: BTreeSet<Stamp>,
+    loaded: SystemTime,
+    dirty: bool,
+}
+
 impl Cache {
-    /// Reads the memo of this store; an unreadable one is an empty one.
-    pub fn memo(&self) -> Result<HashMemo> {
+    /// Reads the memo of this store; an unreadable one is an empty one, since it costs only time.
+    pub fn hash_memo(&self) -> HashMemo {
         let path = self.local().memo();
-        let text = absent(fs_err::read(&path)).map_err(during(|| "read the memo of digests"))?;
+        let text = absent(fs_err::read(&path)).unwrap_or_else(|error| {
+            tracing::warn!(%error, "the memo of digests could not be read");
+            None
+        });
         let known = text.and_then(|text| parse(std::str::from_utf8(&text).ok()?)).unwrap_or_default();
-        let tmp = self.local().tmp();
-        Ok(HashMemo { known, used: BTreeSet::new(), loaded: SystemTime::now(), dirty: false, path, tmp })
+        let entries = Entries { known, used: BTreeSet::new(), loaded: SystemTime::now(), dirty: false };
+        HashMemo { entries: Mutex::new(entries), path, tmp: self.local().tmp() }
     }
 }
 
 impl HashMemo {
+    /// Each change of the entries is whole, so those of a thread that panicked are as good as any.
+    fn entries(&self) -> MutexGuard<'_, Entries> {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The digest of a file's content: remembered, or hashed now and remembered.
+    pub fn digest(&self, path: &Path) -> io::Result<BlobDigest> {
+        let before = fs_err::metadata(path)?;
+        if let Some(known) = self.get(&before) {
+            return Ok(known);
+        }
+        let digest = hash_file(path, before.len())?;
+        self.insert(&before, digest);
+        Ok(digest)
+    }
+
     /// The digest of the file with this metadata, if it is known.
-    pub fn get(&mut self, meta: &Metadata) -> Option<BlobDigest> {
+    pub fn get(&self, meta: &Metadata) -> Option<BlobDigest> {
         let stamp = Stamp::of(meta);
-        let digest = self.known.get(&stamp).copied()?;
-        self.used.insert(stamp);
+        let mut entries = self.entries();
+        let digest = entries.known.get(&stamp).copied()?;
+        entries.used.insert(stamp);
         Some(digest)
     }
 
     /// Remembers the digest of a file. `before` is its metadata from *before* it was hashed. A file that changed less
     /// than two seconds before the memo was loaded, or since, is not remembered.
-    pub fn insert(&mut self, before: &Metadata, digest: BlobDigest) {
+    pub fn insert(&self, before: &Metadata, digest: BlobDigest) {
         let stamp = Stamp::of(before);
-        let settled = self.loaded.checked_sub(YOUNG);
+        let mut entries = self.entries();
+        let settled = entries.loaded.checked_sub(YOUNG);
         if stamp.last().zip(settled).is_some_and(|(last, settled)| last < settled) {
-            self.known.insert(stamp, digest);
-            self.used.insert(stamp);
-            self.dirty = true;
+            entries.known.insert(stamp, digest);
+            entries.used.insert(stamp);
+            entries.dirty = true;
         }
     }
 
     /// How many files it knows.
     pub fn len(&self) -> usize {
-        self.known.len()
+        self.entries().known.len()
     }
 
     /// Does it know none?
     pub fn is_empty(&self) -> bool {
-        self.known.is_empty()
+        self.len() == 0
     }
 
     /// Writes it, if it learnt something. Of two processes that save at once the last one's wins: what is lost is hashed again.
-    pub fn save(&mut self) -> Result<(), Error> {
-        if !self.dirty {
+    pub fn save(&self) -> Result<()> {
+        let mut entries = self.entries();
+        if !entries.dirty {
             return Ok(());
         }
-        if self.known.len() > MANY {
-            let used = std::mem::take(&mut self.used);
-            self.known.retain(|stamp, _| used.contains(stamp));
+        if entries.known.len() > MANY {
+            let used = std::mem::take(&mut entries.used);
+            entries.known.retain(|stamp, _| used.contains(stamp));
         }
         let mut text = format!("{HEADER}\n");
-        for (s, digest) in &self.known {
+        for (s, digest) in &entries.known {
             let (modified, changed) = (s.modified, s.changed);
             // Writing to a string cannot fail.
             let _ = writeln!(
@@ -127,7 +158,7 @@ impl HashMemo {
             );
         }
         replace(&self.tmp, &self.path, text.as_bytes()).map_err(during(|| "write the memo of digests"))?;
-        self.dirty = false;
+        entries.dirty = false;
         Ok(())
     }
 }
@@ -167,8 +198,8 @@ mod tests {
     }
 
     /// As if `seconds` had passed since the memo's files were written.
-    fn later(memo: &mut HashMemo, seconds: u64) {
-        memo.loaded += Duration::from_secs(seconds);
+    fn later(memo: &HashMemo, seconds: u64) {
+        memo.entries().loaded += Duration::from_secs(seconds);
     }
 
     #[test]
@@ -177,19 +208,19 @@ mod tests {
         let (folder, file) = (dir.path().join("in"), dir.path().join("in/a"));
         fs_err::create_dir(&folder).unwrap();
         fs_err::write(&file, "one").unwrap();
-        let mut memo = cache.memo().unwrap();
-        later(&mut memo, 10);
-        let manifest = hash_folder_with(&folder, &mut memo).unwrap();
+        let memo = cache.hash_memo();
+        later(&memo, 10);
+        let manifest = hash_folder_with(&folder, &memo).unwrap();
         assert_eq!(memo.len(), 1);
         memo.save().unwrap();
 
         // A lie in the memo shows that it, and not the file, is asked.
-        let mut memo = cache.memo().unwrap();
+        let memo = cache.hash_memo();
         let lie = BlobDigest::of(b"lie");
-        for digest in memo.known.values_mut() {
+        for digest in memo.entries().known.values_mut() {
             *digest = lie;
         }
-        let lied = hash_folder_with(&folder, &mut memo).unwrap();
+        let lied = hash_folder_with(&folder, &memo).unwrap();
         assert_eq!(lied.entries["a"].digest, lie);
 
         // Other bytes of the same size, the modification time set back: the change time tells.
@@ -197,7 +228,8 @@ mod tests {
         std::thread::sleep(Duration::from_millis(20));
         fs_err::write(&file, "two").unwrap();
         std::fs::File::options().write(true).open(&file).unwrap().set_times(times).unwrap();
-        let changed = hash_folder_with(&folder, &mut memo).unwrap();
+        let changed = hash_folder_with(&folder, &memo).unwrap();
+        assert_eq!(memo.digest(&file).unwrap(), BlobDigest::of(b"two"));
         assert_eq!(changed.entries["a"].digest, BlobDigest::of(b"two"));
         assert_ne!(changed, manifest);
     }
@@ -207,10 +239,10 @@ mod tests {
         let (dir, cache) = store();
         fs_err::write(dir.path().join("a"), "one").unwrap();
         let meta = fs_err::metadata(dir.path().join("a")).unwrap();
-        let mut memo = cache.memo().unwrap();
+        let memo = cache.hash_memo();
         memo.insert(&meta, BlobDigest::of(b"one"));
         assert!(memo.is_empty());
-        later(&mut memo, 3);
+        later(&memo, 3);
         memo.insert(&meta, BlobDigest::of(b"one"));
         assert_eq!(memo.len(), 1);
     }
@@ -227,9 +259,9 @@ mod tests {
             &format!("flow-memo 1\n1 2 3 4 5 6 7 {digest} 9\n"),
         ] {
             fs_err::write(cache.local().memo(), text).unwrap();
-            assert!(cache.memo().unwrap().is_empty(), "{text:?}");
+            assert!(cache.hash_memo().is_empty(), "{text:?}");
         }
         fs_err::write(cache.local().memo(), format!("flow-memo 1\n1 2 3 -4 5 6 7 {digest}\n")).unwrap();
-        assert_eq!(cache.memo().unwrap().len(), 1);
+        assert_eq!(cache.hash_memo().len(), 1);
     }
 }

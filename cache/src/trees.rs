@@ -4,7 +4,6 @@ use std::{
     collections::BTreeMap,
     io,
     path::{Path, PathBuf},
-    sync::Mutex,
 };
 
 use bytes::Bytes;
@@ -39,12 +38,11 @@ pub fn hash_folder(dir: &Path) -> Result<Manifest> {
 }
 
 /// [`hash_folder`], asking `memo` first and telling it what was found.
-pub fn hash_folder_with(dir: &Path, memo: &mut HashMemo) -> Result<Manifest> {
-    let shared = Mutex::new(memo);
-    Ok(hash_files(dir, Some(&shared))?.0)
+pub fn hash_folder_with(dir: &Path, memo: &HashMemo) -> Result<Manifest> {
+    Ok(hash_files(dir, Some(memo))?.0)
 }
 
-fn hash_files(dir: &Path, memo: Option<&Mutex<&mut HashMemo>>) -> Result<(Manifest, BTreeMap<BlobDigest, Candidate>)> {
+fn hash_files(dir: &Path, memo: Option<&HashMemo>) -> Result<(Manifest, BTreeMap<BlobDigest, Candidate>)> {
     let mut files = Vec::new();
     walk(dir, "", &mut files)?;
     let hashed: Vec<(RelPath, Entry, Candidate)> = files
@@ -52,12 +50,12 @@ fn hash_files(dir: &Path, memo: Option<&Mutex<&mut HashMemo>>) -> Result<(Manife
         .map(|(rel, path)| {
             let before = fs_err::metadata(&path).map_err(during(|| "hash a file"))?;
             let size = before.len();
-            let known = memo.and_then(|memo| memo.lock().ok()?.get(&before));
+            let known = memo.and_then(|memo| memo.get(&before));
             let digest = if let Some(digest) = known {
                 digest
             } else {
                 let digest = hash_file(&path, size).map_err(during(|| format!("hash {}", path.display())))?;
-                if let Some(mut memo) = memo.and_then(|memo| memo.lock().ok()) {
+                if let Some(memo) = memo {
                     memo.insert(&before, digest);
                 }
                 digest

@@ -1,11 +1,14 @@
 //! Scratch of one stage key, kept until its record is written, so that a stage resumes inside itself.
 
-use std::path::{Path, PathBuf};
+use std::{
+    fs::TryLockError,
+    path::{Path, PathBuf},
+};
 
 use crate::{
     cache::{Cache, absent},
     digest::StageKey,
-    error::{Result, during},
+    error::{Error, Result, during},
 };
 
 /// The folder of a stage key. It is on the disk of the store, so that publishing its output moves no bytes.
@@ -25,6 +28,33 @@ impl Cache {
     }
 }
 
+/// The right to write in a work dir. The system takes it back when its process ends, however it ends.
+#[derive(Debug)]
+pub struct WorkLock {
+    _file: std::fs::File,
+}
+
+impl WorkLock {
+    /// Takes the lock that the file `path` stands for; `None` while another process (or thread) has it.
+    ///
+    /// A lease says which *run* may work on a key, and a dead run's lease passes on at once. The process that the dead run
+    /// started may live a little longer, saving its state: this lock is what its successor waits for.
+    pub fn try_take(path: &Path) -> Result<Option<Self>> {
+        let file = fs_err::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(path)
+            .map_err(during(|| "open the lock of a work dir"))?
+            .into_parts()
+            .0;
+        match file.try_lock() {
+            Ok(()) => Ok(Some(Self { _file: file })),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(source)) => Err(Error::io("lock a work dir", source)),
+        }
+    }
+}
+
 impl WorkDir {
     /// The folder itself.
     pub fn path(&self) -> &Path {
@@ -39,6 +69,11 @@ impl WorkDir {
     /// What does not: checkpoints, finished parts.
     pub fn scratch(&self) -> PathBuf {
         self.path.join("scratch")
+    }
+
+    /// The file that [`WorkLock`] is taken on.
+    pub fn lock(&self) -> PathBuf {
+        self.path.join("lock")
     }
 
     /// Empties `output`. An attempt that died after it published left read-only files there.
@@ -70,6 +105,10 @@ mod tests {
 
         let again = cache.work_dir(&key).unwrap();
         assert_eq!(fs_err::read_to_string(again.scratch().join("checkpoint")).unwrap(), "7");
+        let lock = WorkLock::try_take(&again.lock()).unwrap().expect("nobody has it");
+        assert!(WorkLock::try_take(&again.lock()).unwrap().is_none());
+        drop(lock);
+        assert!(WorkLock::try_take(&again.lock()).unwrap().is_some());
         again.clear_output().unwrap();
         assert_eq!(fs_err::read_dir(again.output()).unwrap().count(), 0);
         again.remove().unwrap();

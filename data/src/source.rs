@@ -71,6 +71,21 @@ pub struct ResolvedFile {
     pub digest: String,
 }
 
+impl ResolvedSource {
+    /// BLAKE3, in hex, over the names, sizes and digests of the files: what they are, not where they lie.
+    pub fn digest(&self) -> String {
+        let mut hasher = blake3::Hasher::new_derive_key("flow source files v1");
+        for ResolvedFile { name, location: _, size, digest } in &self.files {
+            for part in [name, digest] {
+                hasher.update(&(part.len() as u64).to_le_bytes());
+                hasher.update(part.as_bytes());
+            }
+            hasher.update(&size.to_le_bytes());
+        }
+        hasher.finalize().to_hex().to_string()
+    }
+}
+
 /// How files become documents: what `ResolvedSource::options` holds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]

@@ -4,10 +4,11 @@ use crate::ops::simd::simd;
 use crate::ops::{elements, elements_mut, flex, from_flex, fused_on};
 use burn::tensor::Tensor;
 use rayon::prelude::*;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Its constants; the defaults are FLEXOLMO §1's.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct AdamW {
     /// Decay of the gradients' mean.

@@ -21,6 +21,7 @@ pub mod safetensors;
 pub mod hf;
 pub mod bundle;
 pub mod merge;
+pub mod upcycle;
 pub mod soup;
 pub mod checkpoint;
 // end of files

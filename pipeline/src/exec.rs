@@ -1,10 +1,20 @@
-//! The child's side: read the job, run the kind, write the result.
+//! The child's side: read the job, take the work dir, run the kind, write the result.
 
 use std::{
+    io::{ErrorKind, Read},
     panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
-    sync::{Arc, atomic::AtomicBool},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::Duration,
 };
+
+use flow_cache::WorkLock;
+use fs_err as fs;
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
     context::Context,
@@ -13,6 +23,67 @@ use crate::{
     registry::Registry,
 };
 
+/// How long a stage may take to save its state once the process that started it is gone. Short: whoever gives the same
+/// command again waits for it.
+pub const ORPHAN_GRACE: Duration = Duration::from_secs(5);
+/// How often a taken work dir is tried again.
+pub(crate) const TRY_AGAIN: Duration = Duration::from_millis(20);
+
+/// A flag that is raised when this process is asked to stop: by SIGTERM or SIGINT, or, with `watch_stdin`, when standard
+/// input ends, which means that the process at its other end is gone. Such an orphan has [`ORPHAN_GRACE`] left; then it
+/// and all that it started are killed.
+pub fn stop_flag(watch_stdin: bool) -> Result<Arc<AtomicBool>> {
+    let flag = Arc::new(AtomicBool::new(false));
+    let listen = Error::io("listen for the signal to stop");
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return Err(listen(error)),
+    };
+    // Registered before this returns, so that no signal is missed.
+    let entered = runtime.enter();
+    let signals = signal(SignalKind::terminate()).and_then(|term| Ok((term, signal(SignalKind::interrupt())?)));
+    drop(entered);
+    let (mut terminate, mut interrupt) = signals.map_err(listen)?;
+    let raised = Arc::clone(&flag);
+    thread::spawn(move || {
+        runtime.block_on(async {
+            loop {
+                tokio::select! {
+                    _ = terminate.recv() => {}
+                    _ = interrupt.recv() => {}
+                }
+                raised.store(true, Ordering::Relaxed);
+            }
+        });
+    });
+    if watch_stdin {
+        let raised = Arc::clone(&flag);
+        thread::spawn(move || {
+            wait_for_end(std::io::stdin().lock());
+            raised.store(true, Ordering::Relaxed);
+            thread::sleep(ORPHAN_GRACE);
+            // The executor made this process the leader of a group of its own; a person who calls it by hand has not.
+            if rustix::process::getpgrp() == rustix::process::getpid() {
+                let _ = rustix::process::kill_current_process_group(rustix::process::Signal::KILL);
+            }
+            std::process::exit(1);
+        });
+    }
+    Ok(flag)
+}
+
+/// Nothing is ever written to this pipe: a read returns when its other end is gone.
+fn wait_for_end(mut pipe: impl Read) {
+    let mut byte = [0];
+    loop {
+        match pipe.read(&mut byte) {
+            Ok(1..) => {}
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Ok(0) | Err(_) => return,
+        }
+    }
+}
+
 /// Runs the job of this file. The result file is written last and says how it went; this returns an error only if no
 /// result could be written.
 ///
@@ -20,10 +91,36 @@ use crate::{
 pub fn exec(path: &Path, registry: &Registry, cancelled: Arc<AtomicBool>) -> Result<JobResult> {
     let job: Job = read_json(path, "job")?;
     let result_path = job.result.clone();
-    let error = run(path, job, registry, cancelled).err();
+    // Held to the end: nobody else writes here while this process lives, and only who holds it may say how it went.
+    let Some(_lock) = lock(&job.lock, &cancelled)? else {
+        return Ok(JobResult { format: FORMAT, error: Some(StageError::cancelled()) });
+    };
+    let error = clear(&job.output).and_then(|()| run(path, job, registry, cancelled)).err();
     let result = JobResult { format: FORMAT, error };
     write_json(&result_path, &result)?;
     Ok(result)
+}
+
+/// The lock of the work dir, waited for; nothing if this process is asked to stop before it is free.
+fn lock(path: &Path, cancelled: &AtomicBool) -> Result<Option<WorkLock>> {
+    loop {
+        if cancelled.load(Ordering::Relaxed) {
+            return Ok(None);
+        }
+        if let Some(lock) = WorkLock::try_take(path)? {
+            return Ok(Some(lock));
+        }
+        thread::sleep(TRY_AGAIN);
+    }
+}
+
+/// What an earlier attempt left in the output is no part of this one's.
+fn clear(output: &Path) -> Result<(), StageError> {
+    let cleared = match fs::remove_dir_all(output) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
+        _ => fs::create_dir_all(output),
+    };
+    cleared.map_err(|error| StageError::from_error(&error))
 }
 
 fn run(path: &Path, job: Job, registry: &Registry, cancelled: Arc<AtomicBool>) -> Result<(), StageError> {

@@ -40,10 +40,12 @@ pub struct Job {
     pub inputs: BTreeMap<String, Vec<InputTree>>,
     /// Sources outside of flow.
     pub sources: Vec<External>,
-    /// The folder that becomes the artifact; it exists and is empty.
+    /// The folder that becomes the artifact; the process empties it first.
     pub output: PathBuf,
     /// A folder that survives attempts: checkpoints live here.
     pub scratch: PathBuf,
+    /// The lock of the work dir, which the process holds while it lives.
+    pub lock: PathBuf,
     /// Where reports are appended.
     pub events: PathBuf,
     /// Where the result is written, last.

@@ -156,7 +156,8 @@ pub fn canonical(value: &Value) -> String {
 }
 
 /// One leaf that differs between two identities.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Change {
     /// The leaf's path, such as `params.lr` or `inputs.tokens`.
     pub path: String,
@@ -229,7 +230,7 @@ mod tests {
         ] {
             assert_eq!(canonical(&value), expected);
         }
-        insta::assert_snapshot!(parts(json!({"lr": 0.001})).key(), @"");
+        insta::assert_snapshot!(parts(json!({"lr": 0.001})).key(), @"c102f942ce2757a98ede7d23028c574f1c62aeb5500e949820e834d61dc5bcee");
     }
 
     #[test]

@@ -36,4 +36,7 @@ pub mod provenance;
 
 mod error;
 
+#[cfg(test)]
+mod tests;
+
 pub use error::{Error, Result, StageError, chain};

@@ -126,10 +126,8 @@ name_type!(
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct StageId {
-    /// The stage's name in the recipe.
-    pub base: StageName,
-    /// Which instance of it, where the stage has `foreach`.
-    pub instance: Option<InstanceName>,
+    base: StageName,
+    instance: Option<InstanceName>,
 }
 
 impl StageId {
@@ -141,6 +139,16 @@ impl StageId {
     /// One instance of a stage with `foreach`.
     pub fn of(base: StageName, instance: InstanceName) -> Self {
         StageId { base, instance: Some(instance) }
+    }
+
+    /// The stage's name in the recipe.
+    pub fn base(&self) -> &StageName {
+        &self.base
+    }
+
+    /// Which instance of it, where the stage has `foreach`.
+    pub fn instance(&self) -> Option<&InstanceName> {
+        self.instance.as_ref()
     }
 
     /// The display form without brackets, `expert.rust`: fit for file names and for labels.

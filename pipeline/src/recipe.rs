@@ -42,6 +42,8 @@ pub struct Recipe {
     pub sources: SourceMap,
     /// The profiles laid over it, in order.
     pub profile: Vec<String>,
+    /// All profiles that it offers, in the order of the text.
+    pub profiles: Vec<String>,
     /// The folder of the recipe file, for paths in params; empty for a recipe from memory.
     pub root: PathBuf,
 }
@@ -118,6 +120,13 @@ impl Default for Resources {
     }
 }
 
+impl Resources {
+    /// GPUs on all nodes together.
+    pub fn devices(&self) -> u32 {
+        self.gpus.saturating_mul(self.nodes.max(1))
+    }
+}
+
 /// What is laid over a recipe when it is read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LoadOptions {
@@ -184,7 +193,7 @@ fn build(
     };
     let mut found = Vec::new();
     let mut known = Known::of(&root);
-    overlay::apply_profiles(&mut root, &options.profiles, &mut found);
+    let profiles = overlay::apply_profiles(&mut root, &options.profiles, &mut found);
     known.add(&root);
     for (path, value) in &options.set {
         if let Err(wrong) = set::apply(&mut root, path, value, &mut sources) {
@@ -202,6 +211,7 @@ fn build(
             members,
             sources,
             profile: options.profiles.clone(),
+            profiles,
             root: folder,
         }),
         _ => Err(LoadError::new(found, sources)),

@@ -486,7 +486,8 @@ mod tests {
         }
         assert_eq!(Bytes(2 << 30).to_string(), "2GiB");
         assert_eq!(Bytes(2_000_000_000).to_string(), "2GB");
-        assert_eq!(Duration(5_400_000).to_string(), "1.5h");
+        assert_eq!(Duration(5_400_000).to_string(), "90m");
+        assert_eq!(Duration(45_000_000).to_string(), "12.5h");
         assert_eq!(Duration(259_200_000).to_string(), "3d");
         assert_eq!(format!("{:>6}", Duration(1500)), "  1.5s");
     }

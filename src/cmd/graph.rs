@@ -3,7 +3,7 @@
 use std::{io::Write, process::ExitCode};
 
 use flow_pipeline::{
-    drawing::{self, DrawNode, Drawing},
+    drawing::{DrawNode, Drawing},
     recipe::Recipe,
 };
 
@@ -16,11 +16,12 @@ use crate::{
 /// Runs the command.
 pub fn graph(args: &GraphArgs) -> Ended {
     let recipe = planning::load(&args.recipe)?;
-    let drawing = of(&recipe, args.collapse);
+    let drawing = of(&recipe);
+    let drawing = if args.collapse { drawing.collapsed() } else { drawing };
     let text = match args.format {
-        GraphFormat::Dot => drawing::dot::render(&drawing),
-        GraphFormat::Mermaid => drawing::mermaid::render(&drawing),
-        GraphFormat::Svg => drawing::svg::render(&drawing),
+        GraphFormat::Dot => drawing.dot(),
+        GraphFormat::Mermaid => drawing.mermaid(),
+        GraphFormat::Svg => drawing.svg(),
     };
     // A reader that went away wants no more.
     let _ = writeln!(std::io::stdout(), "{}", text.trim_end());
@@ -28,7 +29,7 @@ pub fn graph(args: &GraphArgs) -> Ended {
 }
 
 /// A recipe's stages as a drawing.
-pub fn of(recipe: &Recipe, collapse: bool) -> Drawing {
+pub fn of(recipe: &Recipe) -> Drawing {
     let nodes = recipe.stages.iter().map(|stage| DrawNode {
         id: stage.id.to_string(),
         label: stage.id.to_string(),
@@ -40,5 +41,5 @@ pub fn of(recipe: &Recipe, collapse: bool) -> Drawing {
         let refs = stage.inputs.iter().flat_map(|input| &input.refs);
         refs.map(|reference| (reference.stage.to_string(), stage.id.to_string()))
     });
-    Drawing { nodes: nodes.collect(), edges: edges.collect(), collapse }
+    Drawing { nodes: nodes.collect(), edges: edges.collect() }
 }

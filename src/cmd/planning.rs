@@ -22,7 +22,7 @@ pub fn load(args: &RecipeArgs) -> Result<Recipe, Failure> {
 
 /// Opens the store and the one behind it.
 pub async fn open(args: &StoreArgs) -> Result<Cache, Failure> {
-    let remote = args.remote.as_deref().map(Location::parse).transpose()?;
+    let remote = args.remote.as_deref().map(str::parse::<Location>).transpose()?;
     Ok(Cache::open(&args.store, remote.as_ref()).await?)
 }
 

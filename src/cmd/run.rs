@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, process::ExitCode, sync::Arc};
 
-use flow_cache::Cache;
+use flow_cache::{Cache, FlushReport};
 use flow_pipeline::{
     Error,
     event::{Outcome, Stamped, state::RunState},
@@ -52,7 +52,7 @@ async fn run_recipe(recipe: &Recipe, args: &RunArgs, json: bool) -> Ended {
         recheck: planning::stage_ids(&args.recheck)?,
     };
     let state = watch(&plan, &cache, &options, &folder, json).await?;
-    cache.flush().await?;
+    tell_uploads(&cache.flush().await, json);
     Ok(match state.outcome {
         Some(Outcome::Done) => {
             let written = report::write(recipe, &plan, &cache, &state, &args.device, args.report.clone()).await?;
@@ -62,6 +62,17 @@ async fn run_recipe(recipe: &Recipe, args: &RunArgs, json: bool) -> Ended {
         Some(Outcome::Interrupted) => ExitCode::from(130),
         _ => ExitCode::FAILURE,
     })
+}
+
+/// What did not reach the shared store is on this disk all the same: said, not an error.
+fn tell_uploads(flushed: &FlushReport, json: bool) {
+    for (key, error) in &flushed.failed {
+        if json {
+            view::json::line(&serde_json::json!({ "upload_failed": key, "error": flow_pipeline::chain(error) }));
+        } else {
+            view::terminal::warning(&format!("{} is not in the shared store yet: {}", key.short(), flow_pipeline::chain(error)));
+        }
+    }
 }
 
 fn tell_report(written: Option<PathBuf>, json: bool) {

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use flow_pipeline::{
-    recipe::schema::{KindSchema, recipe_schema},
+    recipe::{KindSchema, recipe_schema},
     stage::Arity,
 };
 

@@ -158,6 +158,18 @@ fn message(unit: &str, metrics: Option<&Value>) -> String {
     }
 }
 
+/// Something that a person should know and that stops nothing.
+pub fn warning(text: &str) {
+    let yellow = Style::new().for_stderr().yellow().bold();
+    print_line(&format!("{} {text}", yellow.apply_to(format!("{:>VERB$}", "Warning"))));
+}
+
+/// Says where the report is.
+pub fn report(folder: &std::path::Path) {
+    let green = Style::new().for_stderr().green().bold();
+    print_line(&format!("{} {}", green.apply_to(format!("{:>VERB$}", "Report")), folder.join("report.md").display()));
+}
+
 #[expect(clippy::print_stderr, reason = "this is the terminal")]
 fn print_line(line: &str) {
     eprintln!("{line}");

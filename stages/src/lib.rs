@@ -1,1 +1,40 @@
-//! Stage kinds.
+//! The stage kinds of a FlexOlmo model's life: each a thin adapter between an engine (`flow-data`, `flow-model`) and the
+//! pipeline. One file a kind: its params, its inputs, its version, its cost, its run, and nothing else.
+//!
+//! ```text
+//! curate ─▶ train-tokenizer ─▶ tokenize ─▶ pretrain ─▶ embed ─▶ train-expert ─┬─▶ merge ────┐
+//!    │      import-tokenizer                                                 ├─▶ soup ─────┼─▶ evaluate ─▶ report
+//!    └───────────── held-out documents ──────────────────────────────────────└─▶ ensemble ─┴───────┘
+//! ```
+//!
+//! What several kinds share: [`engine`] (threads, errors), [`facts`] (what a plan knows of artifacts that are not made yet),
+//! [`training`] (params, checkpoints and metrics of a training run), [`rows`] (router rows), [`scoring`] (any model as a
+//! scorer). [`report`] also makes the pages.
+
+pub mod device;
+mod engine;
+mod facts;
+mod registry;
+
+mod curate;
+mod import_tokenizer;
+mod tokenize;
+mod train_tokenizer;
+
+mod pretrain;
+mod rows;
+mod train_expert;
+mod training;
+
+mod embed;
+
+mod ensemble;
+mod merge;
+mod soup;
+
+mod evaluate;
+mod scoring;
+
+pub mod report;
+
+pub use registry::registry;

@@ -20,6 +20,7 @@ mod headline;
 mod html;
 mod input;
 mod json;
+pub(crate) mod kind;
 mod latex;
 mod lineage;
 mod markdown;
@@ -71,6 +72,18 @@ pub fn write_pages(content: &Content, lineage: &Lineage, out: &Path) -> io::Resu
     write(&out.join("report.md"), &markdown::render(content, lineage))?;
     write(&out.join("report.html"), &html::render(content, lineage))?;
     write(&out.join("provenance.json"), &provenance::render(content, lineage))
+}
+
+/// Writes the whole report of a `report` stage's artifact below `out`: tables, pages, figures and provenance.
+///
+/// # Errors
+/// Of the file system, and of an artifact that is none of a `report` stage.
+pub fn publish(artifact: &Path, lineage: &Lineage, out: &Path) -> io::Result<()> {
+    let text = fs_err::read(artifact.join(kind::FILE))?;
+    let input: ReportInput = serde_json::from_slice(&text).map_err(io::Error::other)?;
+    let content = build(&input);
+    write_tables(&content, out)?;
+    write_pages(&content, lineage, out)
 }
 
 /// Written aside and renamed, so that a reader never meets half a file.

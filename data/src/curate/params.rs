@@ -114,7 +114,11 @@ impl MaxBroken {
 }
 
 impl CurateParams {
-    pub(super) fn validate(&self) -> Result<()> {
+    /// Checks the ranges.
+    ///
+    /// # Errors
+    /// [`Error::Parameter`] with the name of the first that is outside of its range.
+    pub fn validate(&self) -> Result<()> {
         let wrong = |name: &str, reason: &str| Err(Error::Parameter { name: name.into(), reason: reason.into() });
         if self.domain.is_empty() {
             return wrong("domain", "give the domain a name");

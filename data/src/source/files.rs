@@ -36,6 +36,19 @@ pub struct FilesSpec {
     pub id_field: String,
 }
 
+impl FilesSpec {
+    /// All documents of a folder, by the endings of its files.
+    pub fn folder(path: impl Into<String>) -> Self {
+        Self {
+            path: path.into(),
+            exclude: Vec::new(),
+            format: Format::default(),
+            text_field: default_text_field(),
+            id_field: default_id_field(),
+        }
+    }
+}
+
 fn default_text_field() -> String {
     "text".into()
 }

@@ -46,7 +46,7 @@ impl Executor for Local {
         let mut child = self.spawn(task)?;
         // Held, never written to: waiting for a child would close it, and its end tells the child that we are gone.
         let _alive = child.stdin.take();
-        let group = Group::of(&child);
+        let mut group = Group::of(&child);
         let mut tail = Tail::new(&task.events);
         let mut tick = interval(TAIL_EVERY);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -58,11 +58,15 @@ impl Executor for Local {
                 status = child.wait() => break status,
                 _ = tick.tick() => tail.read(report),
                 () = sleep_until(deadline.unwrap_or(far)), if deadline.is_some() => {
-                    deadline = None;
-                    if asked == Stop::No {
+                    if asked == Stop::No && !timed_out {
+                        // As with a person's request: what it saves now, the next run goes on from.
                         timed_out = true;
+                        deadline = Some(Instant::now() + GRACE);
+                        group.signal(rustix::process::Signal::TERM);
+                    } else {
+                        deadline = None;
+                        group.signal(rustix::process::Signal::KILL);
                     }
-                    group.signal(rustix::process::Signal::KILL);
                 }
                 changed = stop.changed(), if asked < Stop::Now => {
                     let wanted = if changed.is_ok() { *stop.borrow() } else { Stop::Now };
@@ -79,7 +83,7 @@ impl Executor for Local {
             }
         };
         // Whatever the stage started and did not end must not outlive it.
-        group.signal(rustix::process::Signal::KILL);
+        group.end();
         tail.read(report);
         let status = status.map_err(|source| Error::Spawn { stage: task.stage.clone(), source })?;
         Ok(match (timed_out, status.code(), status.signal()) {
@@ -124,9 +128,17 @@ impl Group {
     }
 }
 
+impl Group {
+    /// Kills what is left of it, once: its number may be somebody else's later.
+    fn end(&mut self) {
+        self.signal(rustix::process::Signal::KILL);
+        self.0 = None;
+    }
+}
+
 impl Drop for Group {
     fn drop(&mut self) {
-        self.signal(rustix::process::Signal::KILL);
+        self.end();
     }
 }
 

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, path::Path};
 
 use super::{PlannedInput, PreparedStage};
 use crate::{
-    error::{Error, Result, StageError},
+    error::{Error, Result},
     graph::Graph,
     names::StageId,
     recipe::{Diagnostic, Recipe, StageSpec},
@@ -17,7 +17,7 @@ use crate::{
 pub struct Prepared {
     /// The recipe's name.
     pub recipe: String,
-    /// Profiles that the recipe offers and that were not used.
+    /// The stages, in the recipe's order.
     pub stages: Vec<PreparedStage>,
     /// Who needs whom.
     pub graph: Graph,
@@ -203,7 +203,7 @@ fn inputs(
         for reference in &input.refs {
             // The recipe's references were checked when it was read.
             let Some(&stage) = places.get(&reference.stage) else { continue };
-            let label = many.then(|| reference.label.clone().unwrap_or_else(|| dotted(&reference.stage)));
+            let label = many.then(|| reference.label.clone().unwrap_or_else(|| reference.stage.label()));
             inputs.push(PlannedInput { role: name.to_owned(), label, stage });
         }
     }
@@ -234,20 +234,4 @@ fn inputs(
         }
     }
     if wrong.is_empty() { Ok(inputs) } else { Err(wrong) }
-}
-
-/// `individual[rust]` as a label.
-fn dotted(stage: &StageId) -> String {
-    match stage.instance() {
-        Some(instance) => format!("{}.{instance}", stage.base()),
-        None => stage.base().to_string(),
-    }
-}
-
-/// What a stage whose sources are missing says.
-pub fn missing_sources(error: &StageError) -> String {
-    match &error.help {
-        Some(help) => format!("{} ({help})", error.message),
-        None => error.message.clone(),
-    }
 }

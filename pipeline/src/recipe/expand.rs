@@ -235,7 +235,7 @@ fn one(
     budget: &mut Budget,
     found: &mut Vec<Diagnostic>,
 ) -> StageSpec {
-    let instance = id.instance.as_ref().map(|name| (name.as_str(), title.unwrap_or(name.as_str())));
+    let instance = id.instance().map(|name| (name.as_str(), title.unwrap_or(name.as_str())));
     let scope = Scope { vars: &raw.vars, instance };
     let kind = stage.kind.clone().unwrap_or(Spanned::new(String::new(), stage.span));
     let mut with = Node::empty_map(stage.with.span);
@@ -264,7 +264,7 @@ fn one(
     let resources = match &stage.resources {
         None => Resources::default(),
         Some(node) => decode::<Resources>(&fill(node, &scope, budget, found)).unwrap_or_else(|mut diagnostic| {
-            diagnostic.message = format!("resources of stage `{}`: {}", id.base, diagnostic.message);
+            diagnostic.message = format!("resources of stage `{}`: {}", id.base(), diagnostic.message);
             found.push(diagnostic);
             Resources::default()
         }),
@@ -282,7 +282,7 @@ fn lay_params(with: &mut Node, layer: &Node) {
 }
 
 fn own_params<'a>(raw: &'a RawRecipe, id: &StageId) -> Option<&'a Node> {
-    let name = id.instance.as_ref()?;
+    let name = id.instance()?;
     let member = if name.as_str() == "public" { raw.public.as_ref() } else { raw.domains.get(name) };
-    Some(&member?.with.get(id.base.as_str())?.value)
+    Some(&member?.with.get(id.base().as_str())?.value)
 }

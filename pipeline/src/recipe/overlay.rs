@@ -47,15 +47,18 @@ fn lay_entries(base: &mut Vec<Entry>, over: &[Entry]) {
 }
 
 /// Takes the profiles out of a recipe and lays the chosen ones over it. Profiles that are not chosen are checked too.
-pub(super) fn apply_profiles(root: &mut Node, chosen: &[String], found: &mut Vec<Diagnostic>) {
-    let Value::Map(entries) = &mut root.value else { return };
+/// Returns the names of all, in the order of the text.
+pub(super) fn apply_profiles(root: &mut Node, chosen: &[String], found: &mut Vec<Diagnostic>) -> Vec<String> {
+    let Value::Map(entries) = &mut root.value else { return Vec::new() };
     let profiles = match entries.iter().position(|entry| entry.key.value == "profiles") {
         Some(at) => entries.remove(at).value,
         None => Node::empty_map(root.span),
     };
     let Some(profiles) = profiles.as_map() else {
-        found.push(raw::wrong_type("profiles", "a map of profiles", &profiles));
-        return;
+        if !profiles.is_null() {
+            found.push(raw::wrong_type("profiles", "a map of profiles", &profiles));
+        }
+        return Vec::new();
     };
     for profile in profiles {
         check_profile(root, profile, found);
@@ -69,6 +72,7 @@ pub(super) fn apply_profiles(root: &mut Node, chosen: &[String], found: &mut Vec
             ),
         }
     }
+    profiles.iter().map(|entry| entry.key.value.clone()).collect()
 }
 
 fn lay_profile(root: &mut Node, profile: &Node) {
@@ -86,7 +90,7 @@ fn lay_profile(root: &mut Node, profile: &Node) {
             entries.extend(profile.entry("vars").map(|vars| Entry { key: vars.key.clone(), value: Node::empty_map(vars.value.span) }));
             entries.len() - 1
         });
-        if let Value::Map(vars) = &mut entries[at].value {
+        if let Value::Map(vars) = &mut entries[at].value.value {
             vars.extend(nulls);
         }
     }

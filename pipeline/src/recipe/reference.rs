@@ -25,7 +25,7 @@ pub(super) fn input(
             let all = text.trim_end().ends_with("[*]");
             let targets = targets(text, node.span, of, shapes, found)?;
             refs.extend(targets.into_iter().map(|stage| {
-                let label = if all { stage.instance.as_ref().map(ToString::to_string) } else { None };
+                let label = if all { stage.instance().map(ToString::to_string) } else { None };
                 InputRef { label, stage, span: node.span }
             }));
             all
@@ -104,7 +104,7 @@ fn resolve(text: &str, of: &StageId, shapes: &Shapes) -> Result<Vec<StageId>, Op
         (Some(Some(instances)), None) => {
             let example = instances.iter().find(|name| name.as_str() == "public").or(instances.first());
             let mut forms = Vec::new();
-            if of.instance.is_some() {
+            if of.instance().is_some() {
                 forms.push(format!("`{name}[each]`"));
             }
             forms.extend(example.map(|example| format!("`{name}[{example}]`")));
@@ -118,14 +118,14 @@ fn resolve(text: &str, of: &StageId, shapes: &Shapes) -> Result<Vec<StageId>, Op
         (Some(Some(instances)), Some("*")) => {
             Ok(instances.iter().map(|instance| StageId::of(name.clone(), instance.clone())).collect())
         }
-        (Some(Some(instances)), Some("each")) => match &of.instance {
+        (Some(Some(instances)), Some("each")) => match of.instance() {
             Some(instance) if instances.contains(instance) => Ok(vec![StageId::of(name.clone(), instance.clone())]),
             Some(instance) => Err(Some(
                 fail(format!("stage `{name}` has no instance `{instance}`, which `[each]` is in `{of}`"))
                     .nearest("", instances.iter().map(InstanceName::as_str)),
             )),
             None => Err(Some(
-                fail(format!("`{name}[each]` in stage `{}`, which has no `foreach`", of.base))
+                fail(format!("`{name}[each]` in stage `{}`, which has no `foreach`", of.base()))
                     .help(format!("`[each]` is the own instance; write `{name}[*]` for all of them")),
             )),
         },
@@ -175,7 +175,7 @@ pub(super) fn cycles(stages: &[StageSpec], found: &mut Vec<Diagnostic>) {
                     // Every step's cursor is one past the edge that it went along.
                     let members: Vec<(usize, Span)> =
                         path[first..].iter().map(|(at, next)| (*at, edges[*at][*next - 1].1)).collect();
-                    let mut names: Vec<&StageName> = members.iter().map(|(at, _)| &stages[*at].id.base).collect();
+                    let mut names: Vec<&StageName> = members.iter().map(|(at, _)| stages[*at].id.base()).collect();
                     names.sort_unstable();
                     names.dedup();
                     if told.insert(names) {

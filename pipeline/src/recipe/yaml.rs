@@ -164,7 +164,7 @@ enum OpenKind {
 /// A key whose value is still to come.
 enum Key {
     Name(Spanned<String>),
-    Merge(Span),
+    Merge,
     /// Refused already; its value is read and dropped.
     Refused,
 }
@@ -315,7 +315,7 @@ impl Build<'_, '_> {
     fn key(&mut self, text: Cow<'_, str>, span: Span, merge: bool) -> Result<(), Fatal> {
         let Some(Open { kind: OpenKind::Map { entries, at, key, .. }, .. }) = self.open.last_mut() else { return Ok(()) };
         if merge {
-            *key = Some(Key::Merge(span));
+            *key = Some(Key::Merge);
         } else if text.is_empty() {
             return fatal(Diagnostic::new("recipe::yaml", "a key is missing before `:`").at(span, ""));
         } else if let Some(first) = at.get(text.as_ref()) {
@@ -342,7 +342,7 @@ impl Build<'_, '_> {
                     at.insert(name.value.clone(), entries.len());
                     entries.push(Entry { key: name, value: node });
                 }
-                Some(Key::Merge(_)) => merges.push(node),
+                Some(Key::Merge) => merges.push(node),
                 Some(Key::Refused) => {}
                 // An alias in the place of a key.
                 None => match (collection, node.value) {

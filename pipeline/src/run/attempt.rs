@@ -2,18 +2,21 @@
 //! there before the bytes that it names.
 
 use std::{
-    path::PathBuf,
+    collections::BTreeMap,
+    path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
 
-use flow_cache::{ArtifactDigest, Cache, Lease, PutRecord, Record, StageKey};
+use flow_cache::{ArtifactDigest, BlobDigest, Cache, Lease, PutRecord, Record, StageKey, WorkDir, WorkLock};
 use fs_err as fs;
+use serde_json::Value;
 use tokio::sync::watch;
 
 use crate::{
     error::{Error, Result, StageError, chain},
     event::{Report, now},
+    exec,
     executor::{Executor, Exit, Stop, Task, local::tail_of},
     job::{FORMAT, Job, JobResult, read_json, write_json},
     key::KeyParts,
@@ -25,7 +28,11 @@ use crate::{
 pub const LEASE: Duration = Duration::from_secs(60);
 /// How often a lease is renewed: often enough that three renewals may fail.
 pub const RENEW_EVERY: Duration = Duration::from_secs(15);
+/// How long the process of a dead run may still hold the work dir: the grace that it has, and time to die.
+const TAKEN: Duration = exec::ORPHAN_GRACE.saturating_mul(3);
 const LOG_TAIL: usize = 20;
+/// A larger log is not kept with the record.
+const LOG_KEPT: u64 = 16 << 20;
 
 /// What an attempt needs to know.
 pub struct Attempt {
@@ -45,8 +52,6 @@ pub struct Attempt {
     pub cores: u32,
     /// Where its process's output goes.
     pub log: PathBuf,
-    /// The recipe's name.
-    pub recipe: String,
     /// The run's id.
     pub run: String,
     /// This machine's name, for the record.
@@ -89,9 +94,21 @@ pub async fn attempt(
     match try_attempt(&cache, executor.as_ref(), &attempt, stop, report).await {
         Ok(ended) => ended,
         Err(error) => Ended::Failed {
-            error: StageError::new(chain(&error)),
+            error: StageError { help: advice(&error).map(str::to_owned), ..StageError::new(chain(&error)) },
             log_tail: tail_of(&attempt.log, LOG_TAIL),
         },
+    }
+}
+
+/// What a person can do about a failure that is not the stage's own.
+fn advice(error: &Error) -> Option<&'static str> {
+    match error {
+        Error::NonDeterministic { .. } => Some(
+            "the artifact on record stays; on one kind of processor a stage must give the same bytes each time, so this is \
+             a defect of the stage or of the machine",
+        ),
+        Error::Cache(flow_cache::Error::DiskFull { .. }) => Some("make room and give the same command again"),
+        _ => None,
     }
 }
 
@@ -99,62 +116,15 @@ async fn try_attempt(
     cache: &Cache,
     executor: &dyn Executor,
     attempt: &Attempt,
-    stop: watch::Receiver<Stop>,
+    mut stop: watch::Receiver<Stop>,
     report: &mut (dyn FnMut(Report) + Send),
 ) -> Result<Ended> {
     let stage = &attempt.stage;
     let work = cache.work_dir(&attempt.key)?;
-    let fresh = |path: PathBuf| -> Result<PathBuf> {
-        if path.exists() {
-            fs::remove_dir_all(&path).map_err(Error::io("clear a work dir"))?;
-        }
-        Ok(path)
-    };
-    let inputs_folder = fresh(work.path().join("inputs"))?;
-    fs::create_dir_all(&inputs_folder).map_err(Error::io("create a work dir"))?;
-    let output = fresh(work.output())?;
-    fs::create_dir_all(&output).map_err(Error::io("create a work dir"))?;
-    let scratch = work.scratch();
-    fs::create_dir_all(&scratch).map_err(Error::io("create a work dir"))?;
-
-    let mut inputs = std::collections::BTreeMap::<String, Vec<InputTree>>::new();
-    for (role, label, artifact) in &attempt.inputs {
-        let folder = match label {
-            Some(label) => inputs_folder.join(role).join(label),
-            None => inputs_folder.join(role),
-        };
-        if let Some(parent) = folder.parent() {
-            fs::create_dir_all(parent).map_err(Error::io("create a work dir"))?;
-        }
-        cache.materialize(artifact, &folder).await?;
-        inputs.entry(role.clone()).or_default().push(InputTree {
-            label: label.clone(),
-            artifact: *artifact,
-            path: folder,
-        });
+    if let Some(ended) = wait_until_free(&work, &mut stop).await? {
+        return Ok(ended);
     }
-    let job = Job {
-        format: FORMAT,
-        kind: stage.kind.to_owned(),
-        kind_version: stage.kind_version,
-        stage: stage.id.clone(),
-        key: attempt.key,
-        decoded: stage.decoded.clone(),
-        seed: stage.seed.unwrap_or(0),
-        inputs,
-        sources: stage.sources.clone().unwrap_or_default(),
-        output: output.clone(),
-        scratch,
-        events: work.path().join("reports.jsonl"),
-        result: work.path().join("result.json"),
-        device: attempt.device.clone(),
-        threads: attempt.cores,
-    };
-    for stale in [&job.events, &job.result] {
-        if stale.exists() {
-            fs::remove_file(stale).map_err(Error::io("clear a work dir"))?;
-        }
-    }
+    let job = set_up(cache, attempt, &work).await?;
     let job_path = work.path().join("job.json");
     write_json(&job_path, &job)?;
 
@@ -165,33 +135,29 @@ async fn try_attempt(
         job: job_path,
         log: attempt.log.clone(),
         events: job.events.clone(),
-        time: stage.resources.time.map(Into::into),
+        time: stage.resources.time.map(crate::units::Duration::as_std),
     };
-    let exit = {
-        let execution = executor.execute(&task, stop.clone(), report);
-        tokio::pin!(execution);
-        let mut renew = tokio::time::interval(RENEW_EVERY);
-        renew.tick().await;
-        loop {
-            tokio::select! {
-                exit = &mut execution => break exit?,
-                _ = renew.tick() => cache.renew(&attempt.lease, SystemTime::now(), LEASE).await?,
-            }
+    let mut metrics = Value::Null;
+    let mut hear = |said: Report| {
+        if let Report::Metrics { metrics: last } = &said {
+            metrics.clone_from(last);
         }
+        report(said);
     };
-    let seconds = clock.elapsed().as_secs_f64();
+    let exit = tokio::select! {
+        exit = executor.execute(&task, stop.clone(), &mut hear) => exit?,
+        // What is dropped here is killed.
+        () = lost(cache, &attempt.lease) => return Ok(taken_over()),
+    };
+    let seconds = rounded(clock.elapsed());
     if let Some(ended) = judge(exit, &job, *stop.borrow(), &attempt.log) {
         return Ok(ended);
     }
 
-    if !cache.still_holds(&attempt.lease, SystemTime::now()).await? {
-        return Ok(Ended::Failed {
-            error: StageError::new("another run took this stage over while this one was away; nothing was published")
-                .with_help("run again: the other run's result will be taken"),
-            log_tail: Vec::new(),
-        });
+    if !cache.still_holds(&attempt.lease).await? {
+        return Ok(taken_over());
     }
-    let published = cache.publish(&output).await?;
+    let published = cache.publish(&job.output).await?;
     let record = Record {
         format: flow_cache::RECORD_FORMAT,
         key: attempt.key,
@@ -205,38 +171,142 @@ async fn try_attempt(
         seconds,
         flow_version: attempt.version.clone(),
         host: attempt.host.clone(),
-        log: None,
+        log: keep_log(cache, &attempt.log).await?,
         bytes: published.manifest.total_bytes(),
-        files: published.manifest.entries().len() as u64,
+        files: published.manifest.entries.len() as u64,
         accepted: None,
-        metrics: serde_json::Value::Null,
+        metrics,
     };
-    if let PutRecord::Conflict(first) = cache.put_record(&record).await? {
-        return Err(Error::NonDeterministic {
-            stage: stage.id.clone(),
-            key: attempt.key,
-            first: first.artifact,
-            second: published.digest,
-        });
+    match cache.put_record_under(&record, &attempt.lease).await {
+        Ok(PutRecord::Created | PutRecord::Same) => {}
+        Ok(PutRecord::Conflict(first)) => {
+            return Err(Error::NonDeterministic {
+                stage: stage.id.clone(),
+                key: attempt.key,
+                first: first.artifact,
+                second: published.digest,
+            });
+        }
+        Err(flow_cache::Error::LeaseLost { .. }) => return Ok(taken_over()),
+        Err(error) => return Err(error.into()),
     }
     work.remove()?;
     Ok(Ended::Done { artifact: published.digest, seconds, bytes: record.bytes })
 }
 
+/// Seconds to the millisecond: with so few digits every JSON parser reads the same number back.
+pub(super) fn rounded(time: Duration) -> f64 {
+    (time.as_secs_f64() * 1000.0).round() / 1000.0
+}
+
+/// Waits for the process of a run that was killed to be gone from the work dir, so that two never write there at once.
+async fn wait_until_free(work: &WorkDir, stop: &mut watch::Receiver<Stop>) -> Result<Option<Ended>> {
+    let since = Instant::now();
+    while WorkLock::try_take(&work.lock())?.is_none() {
+        if *stop.borrow() > Stop::No {
+            return Ok(Some(Ended::Stopped));
+        }
+        if since.elapsed() > TAKEN {
+            let error = StageError::new(format!("another process still works in {}", work.path().display()))
+                .with_help("end that process, then give the same command again");
+            return Ok(Some(Ended::Failed { error, log_tail: Vec::new() }));
+        }
+        tokio::time::sleep(exec::TRY_AGAIN).await;
+    }
+    Ok(None)
+}
+
+/// Lays the inputs out and says what is to be done. Only scratch survives from an earlier attempt.
+async fn set_up(cache: &Cache, attempt: &Attempt, work: &WorkDir) -> Result<Job> {
+    let stage = &attempt.stage;
+    let folder = work.path().join("inputs");
+    if folder.exists() {
+        fs::remove_dir_all(&folder).map_err(Error::io("clear a work dir"))?;
+    }
+    let mut inputs = BTreeMap::<String, Vec<InputTree>>::new();
+    for (role, label, artifact) in &attempt.inputs {
+        let path = match label {
+            Some(label) => folder.join(role).join(label),
+            None => folder.join(role),
+        };
+        cache.materialize(artifact, &path).await?;
+        inputs.entry(role.clone()).or_default().push(InputTree { label: label.clone(), artifact: *artifact, path });
+    }
+    let job = Job {
+        format: FORMAT,
+        kind: stage.kind.to_owned(),
+        kind_version: stage.kind_version,
+        stage: stage.id.clone(),
+        key: attempt.key,
+        decoded: stage.decoded.clone(),
+        seed: stage.seed.unwrap_or(0),
+        inputs,
+        sources: stage.sources.clone().unwrap_or_default(),
+        output: work.output(),
+        scratch: work.scratch(),
+        lock: work.lock(),
+        events: work.path().join("reports.jsonl"),
+        result: work.path().join("result.json"),
+        device: attempt.device.clone(),
+        threads: attempt.cores,
+    };
+    for stale in [&job.events, &job.result] {
+        if stale.exists() {
+            fs::remove_file(stale).map_err(Error::io("clear a work dir"))?;
+        }
+    }
+    Ok(job)
+}
+
+/// Renews the lease for as long as it can be; returns when somebody else has it.
+async fn lost(cache: &Cache, lease: &Lease) {
+    let mut renew = tokio::time::interval(RENEW_EVERY);
+    loop {
+        renew.tick().await;
+        match cache.renew(lease, SystemTime::now()).await {
+            Ok(true) => {}
+            Ok(false) => return,
+            // A store that is away for a moment ends no work; one that stays away shows when the result is published.
+            Err(error) => tracing::warn!(%error, "a lease could not be renewed"),
+        }
+    }
+}
+
+fn taken_over() -> Ended {
+    Ended::Failed {
+        error: StageError::new("another run took this stage over while this one was away; nothing was published")
+            .with_help("run again: the other run's result will be taken"),
+        log_tail: Vec::new(),
+    }
+}
+
+/// What the process printed, kept beside the record; nothing if it printed nothing, or more than anybody reads.
+async fn keep_log(cache: &Cache, log: &Path) -> Result<Option<BlobDigest>> {
+    let fits = fs::metadata(log).is_ok_and(|meta| (1..=LOG_KEPT).contains(&meta.len()));
+    if !fits {
+        return Ok(None);
+    }
+    let text = fs::read(log).map_err(Error::io("read a stage's log"))?;
+    Ok(Some(cache.put_blob(text.into()).await?))
+}
+
 /// Nothing if the output is complete; otherwise how the attempt ended.
-fn judge(exit: Exit, job: &Job, stop: Stop, log: &std::path::Path) -> Option<Ended> {
+fn judge(exit: Exit, job: &Job, stop: Stop, log: &Path) -> Option<Ended> {
     let failed = |error: StageError| Some(Ended::Failed { error, log_tail: tail_of(log, LOG_TAIL) });
-    let result: Option<JobResult> =
-        job.result.exists().then(|| read_json(&job.result, "result").ok()).flatten();
+    let result: Option<JobResult> = job.result.exists().then(|| read_json(&job.result, "result").ok()).flatten();
     match (exit, result) {
-        (Exit::Code(0), Some(JobResult { error: None, .. })) => None,
-        (_, Some(JobResult { error: Some(error), .. })) if error.cancelled => Some(Ended::Stopped),
-        (_, Some(JobResult { error: Some(error), .. })) => failed(error),
+        // The result is written last: who ran out of time after that was done.
+        (Exit::Code(0) | Exit::TimedOut, Some(JobResult { error: None, .. })) => None,
         (Exit::TimedOut, _) => failed(
             StageError::new("it ran longer than its `resources.time` allows")
                 .with_help("raise `time`; what it had done is kept and the next run goes on from there"),
         ),
+        (_, Some(JobResult { error: Some(error), .. })) if !error.cancelled => failed(error),
         _ if stop > Stop::No => Some(Ended::Stopped),
+        (_, Some(JobResult { error: Some(_), .. })) | (Exit::Signal(15), _) => failed(
+            StageError::new("its process was asked to stop, and not by this run")
+                .with_help("what it had done is kept and the next run goes on from there"),
+        ),
         (Exit::Signal(9), _) => failed(
             StageError::new("its process was killed (signal 9)")
                 .with_help("most often the machine ran out of memory; what it had done is kept"),

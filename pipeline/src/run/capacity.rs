@@ -17,7 +17,7 @@ pub fn need(stage: &PreparedStage, capacity: Capacity) -> Need {
     Need {
         cores: stage.resources.cores.unwrap_or(default).clamp(1, capacity.cores.max(1)),
         memory: stage.resources.memory.map_or(0, |memory| memory.0).max(stage.forecast.estimate.memory.unwrap_or(0)),
-        gpus: stage.resources.gpus * stage.resources.nodes.max(1),
+        gpus: stage.resources.devices(),
     }
 }
 

@@ -9,7 +9,7 @@ use tokio::{
 };
 
 use super::{
-    attempt::{Attempt, Ended, LEASE, RENEW_EVERY, attempt},
+    attempt::{Attempt, Ended, LEASE, RENEW_EVERY, attempt, rounded},
     capacity,
     folder::RunFolder,
     schedule::{Capacity, Command, Input, Scheduler},
@@ -68,7 +68,6 @@ struct Driver<'a> {
     tasks: JoinSet<Answer>,
     reports: mpsc::UnboundedSender<(usize, Report)>,
     stop: watch::Sender<Stop>,
-    failed: bool,
 }
 
 /// Runs a plan to its end. `watcher` sees every event with the state that it led to. Each message on `interrupts` asks
@@ -101,7 +100,6 @@ pub async fn run(
         tasks: JoinSet::new(),
         reports,
         stop: watch::Sender::new(Stop::No),
-        failed: false,
     };
     driver.tell(Event::RunStarted {
         run: folder.id().to_owned(),
@@ -135,7 +133,7 @@ pub async fn run(
                 Vec::new()
             }
             _ = renew.tick() => {
-                driver.renew().await?;
+                driver.renew().await;
                 Vec::new()
             }
             Some(answer) = driver.tasks.join_next() => {
@@ -157,14 +155,14 @@ pub async fn run(
     }
     // Leases of stages that were ready but never started.
     for (_, (_, _, lease, _)) in std::mem::take(&mut driver.ready) {
-        cache.release(&lease).await?;
+        give_back(cache, &lease).await;
     }
-    let outcome = match (interrupted, driver.failed) {
-        (true, _) => Outcome::Interrupted,
-        (_, true) => Outcome::Failed,
-        _ => Outcome::Done,
+    let outcome = match (driver.artifacts.iter().all(Option::is_some), interrupted) {
+        (true, _) => Outcome::Done,
+        (false, true) => Outcome::Interrupted,
+        (false, false) => Outcome::Failed,
     };
-    driver.tell(Event::RunFinished { outcome, seconds: clock.elapsed().as_secs_f64() })?;
+    driver.tell(Event::RunFinished { outcome, seconds: rounded(clock.elapsed()) })?;
     Ok(driver.state)
 }
 
@@ -177,12 +175,21 @@ impl Driver<'_> {
         Ok(())
     }
 
-    /// Renews the leases of stages that wait for cores; a running attempt renews its own.
-    async fn renew(&self) -> Result<()> {
+    /// Renews the leases of stages that wait for cores; a running attempt renews its own, and notices there if it was
+    /// lost meanwhile.
+    async fn renew(&self) {
         for (_, _, lease, _) in self.ready.values() {
-            self.cache.renew(lease, SystemTime::now(), LEASE).await?;
+            if let Err(error) = self.cache.renew(lease, SystemTime::now()).await {
+                tracing::warn!(%error, "a lease could not be renewed");
+            }
         }
-        Ok(())
+    }
+
+    /// Only reasons depend on this: a full disk must not end a run for it.
+    async fn remember(&self, at: usize, key: &StageKey) {
+        if let Err(error) = self.cache.set_latest(&self.plan.prepared.recipe, &self.id(at).to_string(), key).await {
+            tracing::warn!(%error, "the last key of a stage could not be remembered");
+        }
     }
 
     fn id(&self, at: usize) -> StageId {
@@ -198,7 +205,6 @@ impl Driver<'_> {
                     let error = stage.sources.as_ref().err().cloned().unwrap_or_else(|| {
                         StageError::new("an input has no artifact").with_help("this is a defect of flow")
                     });
-                    self.failed = true;
                     self.tell(Event::StageFailed { stage: self.id(at), error, log_tail: Vec::new() })?;
                     return Ok(Some(Input::Failed(at)));
                 };
@@ -241,9 +247,8 @@ impl Driver<'_> {
             inputs,
             device: self.options.device.clone(),
             cores,
-            recipe: self.plan.prepared.recipe.clone(),
             run: self.folder.id().to_owned(),
-            host: self.holder.host().to_owned(),
+            host: self.holder.host.clone(),
             version: self.options.version.clone(),
         };
         let (cache, executor) = (self.cache.clone(), Arc::clone(&self.executor));
@@ -260,12 +265,11 @@ impl Driver<'_> {
 
     /// Takes a task's answer in.
     async fn take(&mut self, answer: Answer) -> Result<Option<Input>> {
-        let recipe = &self.plan.prepared.recipe;
         Ok(Some(match answer {
             Answer::Waited(at) => Input::Retry(at),
             Answer::Probed(at, Ok(Probed::Hit(key, artifact))) => {
                 self.artifacts[at] = Some(artifact);
-                self.cache.set_latest(recipe, &self.id(at).to_string(), &key).await?;
+                self.remember(at, &key).await;
                 self.tell(Event::StageCached { stage: self.id(at), key, artifact })?;
                 Input::Hit(at)
             }
@@ -281,23 +285,21 @@ impl Driver<'_> {
                 Input::Busy(at)
             }
             Answer::Probed(at, Err(error)) => {
-                self.failed = true;
                 let error = StageError::new(chain(&error));
                 self.tell(Event::StageFailed { stage: self.id(at), error, log_tail: Vec::new() })?;
                 Input::Failed(at)
             }
             Answer::Ended(at, ended, lease) => {
-                self.cache.release(&lease).await?;
+                give_back(self.cache, &lease).await;
                 match ended {
                     Ended::Done { artifact, seconds, bytes } => {
                         self.artifacts[at] = Some(artifact);
-                        let key = *lease.key();
-                        self.cache.set_latest(recipe, &self.id(at).to_string(), &key).await?;
+                        let key = lease.key;
+                        self.remember(at, &key).await;
                         self.tell(Event::StageFinished { stage: self.id(at), key, artifact, seconds, bytes })?;
                         Input::Done(at)
                     }
                     Ended::Failed { error, log_tail } => {
-                        self.failed = true;
                         self.tell(Event::StageFailed { stage: self.id(at), error, log_tail })?;
                         Input::Failed(at)
                     }
@@ -308,6 +310,13 @@ impl Driver<'_> {
                 }
             }
         }))
+    }
+}
+
+/// A lease that cannot be given back expires.
+async fn give_back(cache: &Cache, lease: &Lease) {
+    if let Err(error) = cache.release(lease).await {
+        tracing::warn!(%error, "a lease could not be given back");
     }
 }
 
@@ -330,7 +339,7 @@ async fn probe(
         Acquired::HeldBy { holder, .. } => Ok(Probed::Busy(holder.to_string())),
         Acquired::Yes(lease) => {
             if !recheck && let Some(artifact) = answers.hit(&key).await? {
-                cache.release(&lease).await?;
+                give_back(&cache, &lease).await;
                 return Ok(Probed::Hit(key, artifact));
             }
             let why = if recheck {

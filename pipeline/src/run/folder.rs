@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! runs/20261124-083422-1f3a/
+//!   process.json     who runs it
 //!   recipe.json      the resolved recipe, frozen
 //!   plan.json        the stages, with params and inputs
 //!   events.jsonl     everything that happened
@@ -10,12 +11,13 @@
 
 use std::path::{Path, PathBuf};
 
+use flow_cache::Holder;
 use fs_err as fs;
 use serde::Serialize;
 
 use crate::{
     error::{Error, Result},
-    job::write_json,
+    job::{read_json, write_json},
     names::StageId,
 };
 
@@ -27,7 +29,7 @@ pub struct RunFolder {
 }
 
 impl RunFolder {
-    /// Makes a folder for a new run. The id is the time (UTC) and, should that be taken, a number.
+    /// Makes a folder for a new run of this process. The id is the time (UTC) and, should that be taken, a number.
     pub fn create(runs: &Path) -> Result<Self> {
         fs::create_dir_all(runs).map_err(Error::io("create the folder of runs"))?;
         let stamp = jiff::Timestamp::now().strftime("%Y%m%d-%H%M%S").to_string();
@@ -37,6 +39,7 @@ impl RunFolder {
             match fs::create_dir(&path) {
                 Ok(()) => {
                     fs::create_dir(path.join("logs")).map_err(Error::io("create the folder of a run's logs"))?;
+                    write_json(&path.join("process.json"), &Holder::this_process(&id))?;
                     return Ok(Self { id, path });
                 }
                 Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
@@ -75,8 +78,12 @@ impl RunFolder {
 
     /// A stage's log. `expert[rust]` is `expert.rust.log`, for shells that give brackets a meaning.
     pub fn log(&self, stage: &StageId) -> PathBuf {
-        let name = stage.to_string().replace('[', ".").replace(']', "");
-        self.path.join("logs").join(format!("{name}.log"))
+        self.path.join("logs").join(format!("{}.log", stage.label()))
+    }
+
+    /// Whether the process that runs it lives, as far as can be seen from here: one on another machine counts as alive.
+    pub fn is_alive(&self) -> bool {
+        read_json::<Holder>(&self.path.join("process.json"), "process").is_ok_and(|process| !process.is_dead())
     }
 
     /// Writes the frozen recipe and the plan.

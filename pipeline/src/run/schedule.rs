@@ -14,7 +14,7 @@ pub struct Capacity {
     pub gpus: u32,
 }
 
-/// What one stage takes while it runs. Never more than the capacity: the driver clamps cores and refuses the rest.
+/// What one stage takes while it runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Need {
     /// Cores.
@@ -99,8 +99,14 @@ pub struct Scheduler<'a> {
 }
 
 impl<'a> Scheduler<'a> {
-    /// Nothing has begun. With `keep_going`, a failure stops only what depends on it.
-    pub fn new(graph: &'a Graph, needs: Vec<Need>, capacity: Capacity, keep_going: bool) -> Self {
+    /// Nothing has begun. With `keep_going`, a failure stops only what depends on it. A need beyond the capacity counts as
+    /// all of it: whoever lets such a stage run, lets it run alone.
+    pub fn new(graph: &'a Graph, mut needs: Vec<Need>, capacity: Capacity, keep_going: bool) -> Self {
+        for need in &mut needs {
+            need.cores = need.cores.min(capacity.cores);
+            need.memory = need.memory.min(capacity.memory);
+            need.gpus = need.gpus.min(capacity.gpus);
+        }
         let states = (0..graph.len()).map(|stage| State::Blocked(graph.inputs(stage).count())).collect();
         Self { graph, needs, free: capacity, states, open: graph.len(), keep_going, closed: false, finished: false }
     }
@@ -334,7 +340,8 @@ mod tests {
                 };
                 open.extend(run.step(input));
             }
-            prop_assert!(open.iter().all(|c| matches!(c, Command::Skip { .. })) && running.is_empty());
+            let only_skips = open.iter().all(|c| matches!(c, Command::Skip { .. }));
+            prop_assert!(only_skips && running.is_empty());
             for command in open {
                 if let Command::Skip { stage, .. } = command { ended[stage] += 1; }
             }

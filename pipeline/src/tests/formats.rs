@@ -1,0 +1,47 @@
+//! Files that flow writes and reads again: an old sample of each must go on to read, and today's form must not drift.
+
+use std::path::Path;
+
+use serde::{Serialize, de::DeserializeOwned};
+
+use crate::{
+    event::{log, state::RunState},
+    job::{Job, JobResult, read_json},
+};
+
+fn sample(name: &str) -> std::path::PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/samples").join(name)
+}
+
+fn reads_and_writes<T: Serialize + DeserializeOwned>(name: &str) {
+    let value: T = read_json(&sample(name), "sample").unwrap();
+    let text = serde_json::to_string_pretty(&value).unwrap() + "\n";
+    assert_eq!(text, fs_err::read_to_string(sample(name)).unwrap());
+}
+
+#[test]
+fn jobs_and_results() {
+    reads_and_writes::<Job>("job-1.json");
+    reads_and_writes::<JobResult>("result-1.json");
+}
+
+#[test]
+fn events() {
+    let events = log::read(&sample("events-1.jsonl")).unwrap();
+    let lines: String = events.iter().map(|event| serde_json::to_string(event).unwrap() + "\n").collect();
+    assert_eq!(lines, fs_err::read_to_string(sample("events-1.jsonl")).unwrap());
+    insta::assert_json_snapshot!(RunState::replay(&events).stages, @"");
+}
+
+#[test]
+fn what_is_no_such_file_is_an_error_with_its_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("job.json");
+    for text in ["", "{", "[]", r#"{"format":1}"#, "\u{0}"] {
+        fs_err::write(&path, text).unwrap();
+        let error = read_json::<Job>(&path, "job").unwrap_err().to_string();
+        assert!(error.contains("job.json: not a job that this version of flow wrote"), "{error}");
+    }
+    fs_err::write(&path, "{}\n").unwrap();
+    assert!(log::read(&path).unwrap_err().to_string().contains("not a event log"));
+}

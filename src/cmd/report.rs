@@ -1,0 +1,172 @@
+//! `flow report`, and the end of `flow run`: the pages of every `report` stage.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use flow_cache::{ArtifactDigest, Cache};
+use flow_pipeline::{
+    Error,
+    drawing::NodeState,
+    event::state::{Phase, RunState},
+    plan::{Plan, Verdict},
+    provenance,
+    recipe::{self, Recipe},
+};
+use flow_stages::report::{self, Lineage, Numerics, StageLine};
+
+use super::{graph, planning};
+use crate::{
+    cli::{DeviceArgs, ReportArgs},
+    failure::{Ended, Failure},
+    view,
+};
+
+/// More stages than this, and the Markdown page shows one node for all instances of a `foreach`.
+const MERMAID_NODES: usize = 30;
+
+/// Runs the command.
+pub fn report(args: &ReportArgs, json: bool) -> Ended {
+    let recipe = planning::load(&args.recipe)?;
+    let registry = flow_stages::registry();
+    let written = planning::runtime()?.block_on(async {
+        let cache = planning::open(&args.store).await?;
+        let prepared = planning::prepare(&recipe, &registry, &cache, &[])?;
+        let plan = planning::plan(prepared, &cache, &args.device, &[]).await?;
+        let missing: Vec<String> = plan
+            .stages()
+            .iter()
+            .zip(&plan.verdicts)
+            .filter(|(_, verdict)| !matches!(verdict, Verdict::Cached { .. }))
+            .map(|(stage, _)| stage.id.to_string())
+            .collect();
+        if !missing.is_empty() {
+            let message = format!("the report is not complete: {} of the stages are not in the cache", missing.len());
+            return Err(Failure::usage(message, format!("`flow run` makes them: {}", missing.join(", "))));
+        }
+        let state = cached(&plan);
+        write(&recipe, &plan, &cache, &state, &args.device, args.report.clone()).await
+    })?;
+    let Some(folder) = written else {
+        return Err(Failure::usage("the recipe has no stage of the kind `report`", None));
+    };
+    if json {
+        view::json::line(&serde_json::json!({ "report": folder }));
+    } else {
+        view::terminal::report(&folder);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The state of a run that found everything in the cache.
+fn cached(plan: &Plan) -> RunState {
+    let mut state = RunState::default();
+    for (stage, verdict) in plan.stages().iter().zip(&plan.verdicts) {
+        if let Verdict::Cached { key, artifact } = verdict {
+            let entry = state.stages.entry(stage.id.clone()).or_default();
+            entry.phase = Phase::Cached;
+            entry.key = Some(*key);
+            entry.artifact = Some(*artifact);
+        }
+    }
+    state
+}
+
+/// Writes the report of each `report` stage that has an artifact; the folder, or nothing where there is none. With several,
+/// each has a folder of its own below it.
+pub async fn write(
+    recipe: &Recipe,
+    plan: &Plan,
+    cache: &Cache,
+    state: &RunState,
+    device: &DeviceArgs,
+    out: Option<PathBuf>,
+) -> Result<Option<PathBuf>, Failure> {
+    let stages: Vec<(&str, ArtifactDigest)> = plan
+        .stages()
+        .iter()
+        .filter(|stage| stage.kind == "report")
+        .filter_map(|stage| Some((stage.id.base().as_str(), state.stages.get(&stage.id)?.artifact?)))
+        .collect();
+    if stages.is_empty() {
+        return Ok(None);
+    }
+    let folder = out.unwrap_or_else(|| Path::new("report").join(recipe.name.as_str()));
+    let lineage = lineage(recipe, plan, cache, state, device).await?;
+    for (name, artifact) in &stages {
+        let own = if stages.len() == 1 { folder.clone() } else { folder.join(name) };
+        fs_err::create_dir_all(&own).map_err(Failure::Report)?;
+        let aside = own.join(".artifact");
+        remove(&aside)?;
+        cache.materialize(artifact, &aside).await?;
+        let written = report::publish(&aside, &lineage, &own).map_err(Failure::Report);
+        remove(&aside)?;
+        written?;
+    }
+    Ok(Some(folder))
+}
+
+fn remove(folder: &Path) -> Result<(), Failure> {
+    match fs_err::remove_dir_all(folder) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Failure::Report(error)),
+        _ => Ok(()),
+    }
+}
+
+async fn lineage(
+    recipe: &Recipe,
+    plan: &Plan,
+    cache: &Cache,
+    state: &RunState,
+    device: &DeviceArgs,
+) -> Result<Lineage, Failure> {
+    let made = provenance::lineage(plan, cache, state).await?;
+    let mut states = BTreeMap::new();
+    let mut stages = Vec::new();
+    for line in made {
+        let found = if line.cached { NodeState::Cached } else { NodeState::Finished };
+        states.insert(line.stage.to_string(), found);
+        let roles = line.parts.inputs.iter().map(|(role, artifact)| (role.clone(), artifact.to_string()));
+        stages.push(StageLine {
+            name: line.stage.to_string(),
+            kind: line.parts.kind.clone(),
+            kind_version: line.parts.kind_version,
+            key: line.parts.key().to_string(),
+            artifact: line.record.artifact.to_string(),
+            bytes: line.record.bytes,
+            seconds: line.record.seconds,
+            started: Some(line.record.started.clone()),
+            host: Some(line.record.host.clone()),
+            inputs: roles.collect(),
+            params: line.parts.params.clone(),
+            cached: line.cached,
+            accepted: None,
+        });
+    }
+    let mut drawing = graph::of(recipe);
+    for node in &mut drawing.nodes {
+        node.state = states.get(&node.id).copied();
+    }
+    let small = drawing.nodes.len() <= MERMAID_NODES;
+    let resolved = recipe::resolved_json(recipe);
+    let recipe_text = serde_json::to_string_pretty(&resolved).map_err(|source| {
+        Failure::Pipeline(Error::Format { what: "resolved recipe", path: PathBuf::from(recipe.name.as_str()), source })
+    })?;
+    Ok(Lineage {
+        recipe: recipe.name.to_string(),
+        seed: recipe.seed,
+        profile: Some(recipe.profile.join(", ")).filter(|profile| !profile.is_empty()),
+        flow_version: env!("CARGO_PKG_VERSION").to_owned(),
+        numerics: Numerics {
+            device: device.device.clone(),
+            dtype: plan.numerics.dtype.clone(),
+            promise: flow_stages::device::promise(&device.device).to_owned(),
+        },
+        mermaid: if small { drawing.mermaid() } else { drawing.collapsed().mermaid() },
+        svg: drawing.svg(),
+        stages,
+        recipe_text,
+    })
+}

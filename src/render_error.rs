@@ -1,0 +1,211 @@
+//! Every failure as exit code, words and help: the one place where errors are put before a person.
+//!
+//! A recipe's complaints show the recipe's own line. 2 means that nothing was tried since the recipe, the command line or the
+//! machine does not fit; 1 that something was tried and failed.
+
+use std::process::ExitCode;
+
+use flow_pipeline::{
+    Error, StageError, chain,
+    recipe::{Diagnostic, SourceMap},
+};
+use miette::{
+    GraphicalReportHandler, GraphicalTheme, LabeledSpan, MietteDiagnostic, NamedSource, Severity,
+};
+
+use crate::{failure::Failure, view};
+
+/// A complaint in the form that is shown and, with `--json`, written.
+struct Complaint {
+    message: String,
+    help: Option<String>,
+}
+
+/// Prints a failure on standard error; its exit code.
+#[expect(clippy::print_stderr, reason = "this is where errors are shown")]
+pub fn print(failure: &Failure, json: bool) -> ExitCode {
+    let (code, complaints) = match failure {
+        Failure::Recipe(diagnostics, sources) => {
+            if json {
+                view::json::line(&recipe_json(diagnostics, sources));
+            }
+            for diagnostic in diagnostics {
+                eprintln!("{}", render(diagnostic, sources));
+            }
+            return ExitCode::from(2);
+        }
+        Failure::Pipeline(error) => (code(error), complaints(error)),
+        Failure::Report(error) => (1, vec![Complaint { message: chain(error), help: disk_help(error) }]),
+        Failure::Usage { message, help } => {
+            (2, vec![Complaint { message: message.clone(), help: help.clone() }])
+        }
+    };
+    if json {
+        let errors: Vec<_> = complaints
+            .iter()
+            .map(|c| serde_json::json!({ "message": c.message, "help": c.help }))
+            .collect();
+        view::json::line(&serde_json::json!({ "errors": errors }));
+    }
+    for complaint in complaints {
+        eprintln!("{}", plain(complaint));
+    }
+    ExitCode::from(code)
+}
+
+/// Without `..` anywhere: a new kind of error must be given a code here, or this does not compile.
+fn code(error: &Error) -> u8 {
+    match error {
+        Error::Recipe(_)
+        | Error::Capacity { .. }
+        | Error::Sources(_)
+        | Error::NoSuchStage { .. }
+        | Error::NoSuchRun(_)
+        | Error::Cache(flow_cache::Error::Location { .. } | flow_cache::Error::NoCloud { .. }) => 2,
+        Error::Cache(_)
+        | Error::Io { .. }
+        | Error::Format { .. }
+        | Error::Job { .. }
+        | Error::NonDeterministic { .. }
+        | Error::Spawn { .. } => 1,
+    }
+}
+
+fn complaints(error: &Error) -> Vec<Complaint> {
+    let one = |help: Option<String>| vec![Complaint { message: chain(error), help }];
+    match error {
+        Error::Recipe(diagnostics) => diagnostics
+            .iter()
+            .map(|diagnostic| Complaint { message: diagnostic.message.clone(), help: diagnostic.help.clone() })
+            .collect(),
+        Error::Sources(sources) => sources
+            .iter()
+            .map(|(stage, StageError { message, help, cancelled: _ })| Complaint {
+                message: format!("{stage} cannot run: failed to {message}"),
+                help: help.clone(),
+            })
+            .collect(),
+        Error::Capacity { shortfalls, profiles } => {
+            let list = shortfalls.iter().map(|line| format!("\n  {line}")).collect::<String>();
+            let message = format!("this machine cannot hold the run, so nothing was done:{list}");
+            let smaller = profiles.iter().map(|name| format!("`--profile {name}`")).collect::<Vec<_>>().join(" or ");
+            let help = if profiles.is_empty() {
+                "run it where these are, or lower the stages' sizes".to_owned()
+            } else {
+                format!("run it where these are, or lay a smaller profile over the recipe: {smaller}")
+            };
+            vec![Complaint { message, help: Some(help) }]
+        }
+        Error::NoSuchStage { name: _, nearest } => one(Some(match nearest {
+            Some(nearest) => format!("did you mean `{nearest}`?"),
+            None => "`flow plan RECIPE` lists the stages".to_owned(),
+        })),
+        Error::NoSuchRun(_) => one(Some("`flow status` without a run shows the last one of this store".to_owned())),
+        Error::NonDeterministic { stage, .. } => one(Some(format!(
+            "the first result stays; something that the key does not name decides on the bytes of `{stage}`. If only the \
+             machine differs, this is a defect of flow"
+        ))),
+        Error::Job { .. } => one(Some("`flow exec` reads job files that `flow run` of the same version wrote".to_owned())),
+        Error::Format { path, .. } => one(Some(format!("delete {} if another version wrote it", path.display()))),
+        Error::Cache(source) => one(cache_help(source)),
+        Error::Io { source, .. } => one(disk_help(source)),
+        Error::Spawn { .. } => one(Some("the program must still be where it was started from".to_owned())),
+    }
+}
+
+fn cache_help(error: &flow_cache::Error) -> Option<String> {
+    match error {
+        flow_cache::Error::Location { .. } => Some("a store is a folder, or a URL such as `s3://bucket/prefix`".to_owned()),
+        flow_cache::Error::NoCloud { .. } => Some("build flow with `--features cloud`".to_owned()),
+        flow_cache::Error::Io { source, .. } => disk_help(source),
+        _ => None,
+    }
+}
+
+fn disk_help(error: &std::io::Error) -> Option<String> {
+    match error.kind() {
+        std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
+            Some("free some space, or put the store elsewhere with `--store`; what was finished is kept".to_owned())
+        }
+        std::io::ErrorKind::PermissionDenied => {
+            Some("the folder must be writable; `--store` and `--report` can name another".to_owned())
+        }
+        std::io::ErrorKind::ReadOnlyFilesystem => Some("`--store` can name a folder on another disk".to_owned()),
+        _ => None,
+    }
+}
+
+fn handler() -> GraphicalReportHandler {
+    let theme = if console::colors_enabled_stderr() {
+        GraphicalTheme::unicode()
+    } else {
+        GraphicalTheme::unicode_nocolor()
+    };
+    let width = usize::from(console::Term::stderr().size_checked().map_or(110, |(_, columns)| columns)).max(60);
+    GraphicalReportHandler::new_themed(theme).with_width(width).with_links(false)
+}
+
+fn plain(complaint: Complaint) -> String {
+    let mut shown = MietteDiagnostic::new(complaint.message).with_severity(Severity::Error);
+    shown.help = complaint.help;
+    draw(&miette::Report::new(shown))
+}
+
+/// A recipe's complaint with its line and caret. One diagnostic shows one file: places in others are told in words.
+fn render(diagnostic: &Diagnostic, sources: &SourceMap) -> String {
+    let mut shown = MietteDiagnostic::new(diagnostic.message.clone()).with_code(diagnostic.code);
+    shown.help.clone_from(&diagnostic.help);
+    let Some((span, words)) = &diagnostic.label else { return draw(&miette::Report::new(shown)) };
+    let Some(file) = sources.get(span.file) else { return draw(&miette::Report::new(shown)) };
+    let label = |start: u32, end: u32, words: &str| {
+        // A place of no width has no caret: widen it to a character.
+        let length = (end.max(start + 1) - start) as usize;
+        LabeledSpan::new(Some(words.to_owned()).filter(|words| !words.is_empty()), start as usize, length)
+    };
+    // A map's span may be a page long: its first line says where.
+    let end = |start: u32, end: u32| {
+        let rest = file.text.get(start as usize..end as usize).unwrap_or_default();
+        start + rest.find('\n').unwrap_or(rest.len()) as u32
+    };
+    let mut labels = vec![label(span.start, end(span.start, span.end), words)];
+    let mut elsewhere = Vec::new();
+    for (other, words) in &diagnostic.related {
+        if other.file == span.file {
+            labels.push(label(other.start, end(other.start, other.end), words));
+        } else {
+            elsewhere.push(format!("{}: {words}", sources.place(*other)));
+        }
+    }
+    if !elsewhere.is_empty() {
+        let help = shown.help.take().into_iter().chain(elsewhere).collect::<Vec<_>>().join("\n");
+        shown.help = Some(help);
+    }
+    let shown = shown.with_labels(labels);
+    draw(&miette::Report::new(shown).with_source_code(NamedSource::new(&file.name, file.text.to_string())))
+}
+
+fn draw(report: &miette::Report) -> String {
+    let mut text = String::new();
+    // Writing to a String cannot fail; should the handler not like a span, the message is shown alone.
+    if handler().render_report(&mut text, report.as_ref()).is_err() {
+        text = report.to_string();
+        if let Some(help) = report.help() {
+            text = format!("{text}\n  help: {help}");
+        }
+    }
+    text.trim_end().to_owned()
+}
+
+fn recipe_json(diagnostics: &[Diagnostic], sources: &SourceMap) -> serde_json::Value {
+    let errors: Vec<_> = diagnostics
+        .iter()
+        .map(|d| {
+            let place = d.label.as_ref().map(|(span, _)| {
+                let file = sources.get(span.file).map(|file| file.name.clone());
+                serde_json::json!({ "file": file, "line": span.line, "column": span.col })
+            });
+            serde_json::json!({ "code": d.code, "message": d.message, "place": place, "help": d.help })
+        })
+        .collect();
+    serde_json::json!({ "errors": errors })
+}

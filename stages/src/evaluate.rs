@@ -1,0 +1,286 @@
+//! `evaluate`: one model on the held-out documents of every domain: bits per byte, and a cloze task made from them.
+
+use std::collections::BTreeMap;
+
+use flow_data::{
+    corpus::{Corpus, Split},
+    evaluation::{
+        Bootstrap, DomainResult, Evaluation, Interval,
+        bits_per_byte::{DocumentScore, bits_per_byte},
+        cloze::{self, ClozeParams},
+        pairs,
+        windows::windows,
+    },
+};
+use flow_model::{
+    json, numerics,
+    score::{ScoreRequest, Scorer},
+};
+use flow_pipeline::{
+    StageError,
+    context::Context,
+    stage::{Arity, DefaultCores, Forecast, Forecasts, Kind, NoPlaces, Role},
+};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    engine::{self, data, go_on, model},
+    facts,
+    scoring::Scored,
+};
+
+/// The kind.
+pub(crate) struct Evaluate;
+
+/// What is measured.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Params {
+    /// Experts of a mixture that are left out.
+    #[serde(default)]
+    pub without: Vec<String>,
+    /// Experts that a token is sent to, instead of the model's own number.
+    #[serde(default)]
+    pub top_k: Option<u64>,
+    /// Bits per byte; `null` leaves it out.
+    #[serde(default = "text")]
+    pub bits_per_byte: Option<TextParams>,
+    /// The cloze task; `null` leaves it out.
+    #[serde(default = "questions")]
+    pub cloze: Option<ClozeParams>,
+    /// How intervals are made.
+    #[serde(default)]
+    pub bootstrap: Bootstrap,
+}
+
+/// How running text goes through the model.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct TextParams {
+    /// Tokens that the model sees at once.
+    pub length: u64,
+    /// Tokens that a window goes on by; less than `length` gives each token more text before it, and costs more.
+    pub stride: u64,
+}
+
+impl Default for TextParams {
+    fn default() -> Self {
+        Self { length: 2048, stride: 2048 }
+    }
+}
+
+#[expect(clippy::unnecessary_wraps, reason = "the default of an optional field")]
+fn text() -> Option<TextParams> {
+    Some(TextParams::default())
+}
+
+#[expect(clippy::unnecessary_wraps, reason = "the default of an optional field")]
+fn questions() -> Option<ClozeParams> {
+    Some(ClozeParams::default())
+}
+
+/// Requests between two looks at whether to stop.
+const CHUNK: usize = 64;
+
+impl Kind for Evaluate {
+    const NAME: &'static str = "evaluate";
+    const VERSION: u32 = 1;
+    const ABOUT: &'static str = "Measure a model on each domain's held-out documents: bits per byte and a cloze task.";
+    const COMPUTES: bool = true;
+    const CORES: DefaultCores = DefaultCores::All;
+    type Params = Params;
+    type Places = NoPlaces;
+
+    fn roles() -> &'static [Role] {
+        &[
+            Role { name: "model", arity: Arity::One, about: "the model: dense, a mixture or an ensemble" },
+            Role { name: "expert", arity: Arity::Optional, about: "an expert, measured as the FFN of the dense `model`" },
+            Role { name: "corpora", arity: Arity::Many, about: "the corpora whose held-out documents are scored, a domain each" },
+        ]
+    }
+
+    fn check(params: &Params) -> Result<(), StageError> {
+        if params.bits_per_byte.is_none() && params.cloze.is_none() {
+            return Err(StageError::new("`bits_per_byte` and `cloze` are both null: nothing would be measured"));
+        }
+        match params.bits_per_byte {
+            Some(TextParams { length, stride }) if stride == 0 || stride > length => {
+                Err(StageError::new(format!("`bits_per_byte.stride` is {stride}, not within 1 and `length` = {length}")))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn forecast(params: &Params, inputs: &Forecasts) -> Forecast {
+        let Some(config) = facts::model(inputs, "model") else { return Forecast::default() };
+        let members = facts::number(inputs, "model", "members").unwrap_or(1);
+        let domains = facts::of(inputs, "corpora").count() as u64;
+        let text = params.bits_per_byte.and_then(|text| {
+            let bytes = facts::sum(inputs, "corpora", facts::HELDOUT_BYTES)?;
+            Some(facts::tokens_of(bytes).saturating_mul(text.length) / text.stride.max(1))
+        });
+        let questions = params.cloze.map(|cloze| {
+            let bytes = cloze.context_bytes + cloze.choices * cloze.continuation_bytes;
+            facts::tokens_of((cloze.items * bytes) as u64) * domains
+        });
+        let known = params.bits_per_byte.is_none() || text.is_some();
+        let tokens = known.then(|| (text.unwrap_or(0) + questions.unwrap_or(0)) * members);
+        let length = params.bits_per_byte.map_or(512, |text| text.length as usize);
+        let mut estimate = facts::inference(&config, tokens, length);
+        estimate.memory = estimate.memory.map(|memory| memory * members);
+        estimate.parameters = estimate.parameters.map(|parameters| parameters * members);
+        Forecast { estimate, ..Forecast::default() }
+    }
+
+    fn run(ctx: &Context, params: Params, _: NoPlaces) -> Result<(), StageError> {
+        engine::start(ctx)?;
+        let Params { without, top_k, bits_per_byte, cloze, bootstrap } = params;
+        let device = numerics::device(ctx.device()).map_err(model)?;
+        let scored = Scored::open(ctx.input("model")?, ctx.optional_input("expert"), &without, top_k, &device)?;
+        let scorer = scored.scorer()?;
+        let corpora = ctx.inputs("corpora");
+        let mut domains = BTreeMap::new();
+        for (nth, corpus) in corpora.iter().enumerate() {
+            ctx.progress(nth as u64, Some(corpora.len() as u64), "domains");
+            let label = corpus.label.clone().unwrap_or_else(|| nth.to_string());
+            let name = label.rsplit('.').next().unwrap_or(&label).to_owned();
+            // A domain that was measured before the stage was cut off is not measured again.
+            let done = ctx.scratch().join(format!("{name}.json"));
+            let result = match json::read::<DomainResult>(&done) {
+                Ok(result) => result,
+                Err(_) => {
+                    let documents = Documents::read(&Corpus::open(&corpus.path).map_err(data)?)?;
+                    let mut result = documents.nothing_yet();
+                    if let Some(text) = bits_per_byte {
+                        documents.bits_per_byte(ctx, &scored, &*scorer, text, &bootstrap, &mut result)?;
+                    }
+                    if let Some(questions) = cloze {
+                        documents.cloze(ctx, &scored, &*scorer, &questions, &bootstrap, &mut result)?;
+                    }
+                    json::write(&done, &result).map_err(model)?;
+                    result
+                }
+            };
+            domains.insert(name, result);
+        }
+        let evaluation = Evaluation::new(scored.label.clone(), domains);
+        ctx.metrics(serde_json::json!({
+            "bits_per_byte": evaluation.average.bits_per_byte, "cloze": evaluation.average.cloze,
+        }));
+        evaluation.write(ctx.output()).map_err(data)
+    }
+}
+
+/// The held-out documents of a domain: id and text.
+struct Documents(Vec<(String, String)>);
+
+impl Documents {
+    fn read(corpus: &Corpus) -> Result<Self, StageError> {
+        let documents = corpus.documents(Split::Heldout).map_err(data)?;
+        let documents: Vec<_> =
+            documents.map(|row| row.map(|row| (row.id, row.text)).map_err(data)).collect::<Result<_, _>>()?;
+        if documents.is_empty() {
+            let domain = &corpus.statistics.domain;
+            return Err(StageError::new(format!("the corpus `{domain}` holds no documents out"))
+                .with_help("set `heldout.share` of its `curate` stage above 0"));
+        }
+        Ok(Self(documents))
+    }
+
+    fn nothing_yet(&self) -> DomainResult {
+        DomainResult {
+            bits_per_byte: None,
+            bytes: self.0.iter().map(|(_, text)| text.len() as u64).sum(),
+            cloze: None,
+            documents: self.0.len() as u64,
+            items: 0,
+            tokens: 0,
+        }
+    }
+
+    fn bits_per_byte(
+        &self,
+        ctx: &Context,
+        scored: &Scored,
+        scorer: &dyn Scorer,
+        text: TextParams,
+        bootstrap: &Bootstrap,
+        result: &mut DomainResult,
+    ) -> Result<(), StageError> {
+        let length = (text.length as usize).min(scored.max_positions);
+        let stride = (text.stride as usize).min(length);
+        let mut requests = Vec::new();
+        let mut owners = Vec::new();
+        for (at, (_, text)) in self.0.iter().enumerate() {
+            let tokens = scored.tokenizer.encode(text).map_err(data)?;
+            result.tokens += tokens.len() as u64;
+            for window in windows(&tokens, scored.tokenizer.eos(), length, stride).map_err(data)? {
+                requests.push(ScoreRequest::text_from(window.tokens, window.scored.start));
+                owners.push(at);
+            }
+        }
+        let mut log_probs = vec![0.0f64; self.0.len()];
+        for (owner, scores) in owners.iter().zip(score(ctx, scorer, &requests, "windows")?) {
+            log_probs[*owner] += scores.iter().map(|&p| f64::from(p)).sum::<f64>();
+        }
+        let scores = self.0.iter().zip(&log_probs);
+        let scores: Vec<DocumentScore> =
+            scores.map(|((_, text), &log_prob)| DocumentScore { log_prob, bytes: text.len() as u64 }).collect();
+        result.bits_per_byte = Some(bits_per_byte(&scores, bootstrap).map_err(data)?);
+        Ok(())
+    }
+
+    fn cloze(
+        &self,
+        ctx: &Context,
+        scored: &Scored,
+        scorer: &dyn Scorer,
+        params: &ClozeParams,
+        bootstrap: &Bootstrap,
+        result: &mut DomainResult,
+    ) -> Result<(), StageError> {
+        let items = cloze::items(&self.0, params).map_err(data)?.items;
+        let mut requests = Vec::with_capacity(items.len());
+        for item in &items {
+            let pairs = item.choices.iter().map(|choice| pairs::encode(&scored.tokenizer, &item.context, choice));
+            let pairs = pairs.collect::<flow_data::Result<Vec<_>>>().map_err(data)?;
+            let longest = pairs.iter().map(|pair| pair.continuation.len()).max().unwrap_or(0);
+            let context = pairs.first().map(|pair| pair.context.clone()).unwrap_or_default();
+            // All choices see the same context: as much of its end as the longest of them leaves room for.
+            let cut = (context.len() + longest).saturating_sub(scored.max_positions + 1).min(context.len().saturating_sub(1));
+            let continuations: Vec<Vec<u32>> = pairs.into_iter().map(|pair| pair.continuation).collect();
+            requests.push(ScoreRequest::continuations(&context[cut..], &continuations).map_err(model)?);
+        }
+        let scores = score(ctx, scorer, &requests, "questions")?;
+        let sums = |(request, scores): (&ScoreRequest, &Vec<f32>)| -> Vec<f64> {
+            let sum = |part: Vec<f32>| {
+                // Nothing was asked of a choice whose tokens all merged into the context: it cannot win.
+                if part.is_empty() { f64::NEG_INFINITY } else { part.iter().map(|&p| f64::from(p)).sum() }
+            };
+            request.split(scores).into_iter().map(sum).collect()
+        };
+        let log_probs: Vec<Vec<f64>> = requests.iter().zip(&scores).map(sums).collect();
+        let accuracy: Interval = cloze::accuracy(&items, &log_probs, bootstrap).map_err(data)?;
+        result.cloze = Some(accuracy);
+        result.items = items.len() as u64;
+        Ok(())
+    }
+}
+
+/// Scores in chunks, so that progress shows and a stop is heard.
+fn score(
+    ctx: &Context,
+    scorer: &dyn Scorer,
+    requests: &[ScoreRequest],
+    unit: &str,
+) -> Result<Vec<Vec<f32>>, StageError> {
+    let mut scores = Vec::with_capacity(requests.len());
+    for chunk in requests.chunks(CHUNK) {
+        if go_on(ctx, scores.len() as u64, Some(requests.len() as u64), unit).is_break() {
+            return Err(StageError::cancelled());
+        }
+        scores.extend(scorer.log_probs(chunk).map_err(model)?);
+    }
+    Ok(scores)
+}

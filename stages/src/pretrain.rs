@@ -1,0 +1,195 @@
+//! `pretrain`: the dense public model (FLEXOLMO §1), from fresh weights or, for an anneal, from those of another stage.
+
+use flow_data::{
+    loader::{Loader, LoaderParams},
+    shard::TokenShards,
+    tokenizer::Tokenizer,
+};
+use flow_model::{
+    adamw::AdamW,
+    config::ModelConfig,
+    count::Trained,
+    freeze::Trainable,
+    hf::{self, Layout, ModelFolder},
+    init::initial_weights,
+    lr::ScheduleParams,
+    numerics,
+    olmo2::Model,
+    preset::{ModelParams, Preset, Vocabulary},
+};
+use flow_pipeline::{
+    StageError,
+    context::Context,
+    stage::{Arity, DefaultCores, Forecast, Forecasts, Kind, Role},
+    units::Tokens,
+};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    engine::{self, data, model},
+    facts,
+    training::{BatchParams, LossParams, OnNan, Run, TrainingPlaces},
+};
+
+/// The kind.
+pub(crate) struct Pretrain;
+
+/// What is trained, and how.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Params {
+    /// The model's sizes. With `init` they are those of that model, and this is not read.
+    #[serde(default = "olmo2_7b")]
+    pub model: ModelParams,
+    /// Tokens to train on, in all; text that is used up begins again in another order.
+    pub tokens: Tokens,
+    /// Tokens that the schedule is laid out for, where training stops early on its curve; absent: `tokens`.
+    #[serde(default)]
+    pub horizon: Option<Tokens>,
+    /// Shape of the batches.
+    #[serde(default)]
+    pub batch: BatchParams,
+    /// Learning rate.
+    #[serde(default)]
+    pub schedule: ScheduleParams,
+    /// The optimizer.
+    #[serde(default)]
+    pub optimizer: AdamW,
+    /// Largest global norm of the gradients; `null` for no clipping.
+    #[serde(default = "clip")]
+    pub clip: Option<f64>,
+    /// What is minimised beside the cross-entropy.
+    #[serde(default)]
+    pub losses: LossParams,
+    /// Whether tokens see only their own document.
+    #[serde(default)]
+    pub mask_documents: bool,
+    /// What happens at a loss or a gradient that is no number.
+    #[serde(default)]
+    pub on_nan: OnNan,
+}
+
+fn olmo2_7b() -> ModelParams {
+    ModelParams::preset(Preset::Olmo27b)
+}
+
+#[expect(clippy::unnecessary_wraps, reason = "the default of an optional field")]
+pub(crate) fn clip() -> Option<f64> {
+    Some(1.0)
+}
+
+/// The schedule of a run of so many tokens, its horizon in updates.
+pub(crate) fn schedule(schedule: &ScheduleParams, batch: BatchParams, horizon: Option<Tokens>) -> ScheduleParams {
+    let mut schedule = schedule.clone();
+    if let Some(horizon) = horizon {
+        schedule.horizon_steps = Some(batch.steps(horizon));
+    }
+    schedule
+}
+
+/// What the params of both training kinds must satisfy.
+pub(crate) fn check(
+    tokens: Tokens,
+    horizon: Option<Tokens>,
+    batch: BatchParams,
+    schedule_params: &ScheduleParams,
+) -> Result<(), StageError> {
+    batch.check()?;
+    if tokens.0 == 0 {
+        return Err(StageError::new("`tokens` is 0: there is nothing to train on"));
+    }
+    if horizon.is_some() && schedule_params.horizon_steps.is_some() {
+        return Err(StageError::new("`horizon` and `schedule.horizon_steps` say the same; give one of them"));
+    }
+    schedule(schedule_params, batch, horizon).resolve(batch.steps(tokens)).map(drop).map_err(model)
+}
+
+/// The batches of a training stage.
+pub(crate) fn loader(sources: Vec<(TokenShards, f64)>, batch: BatchParams, seed: u64) -> Result<Loader, StageError> {
+    let size = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
+    Loader::new(sources, LoaderParams { batch: size(batch.part()), seq: size(batch.length), seed }).map_err(data)
+}
+
+impl Kind for Pretrain {
+    const NAME: &'static str = "pretrain";
+    const VERSION: u32 = 1;
+    const ABOUT: &'static str = "Train a dense OLMo 2 on tokens.";
+    const SEEDED: bool = true;
+    const COMPUTES: bool = true;
+    const CORES: DefaultCores = DefaultCores::All;
+    type Params = Params;
+    type Places = TrainingPlaces;
+
+    fn roles() -> &'static [Role] {
+        &[
+            Role { name: "tokens", arity: Arity::One, about: "the tokens to train on" },
+            Role { name: "init", arity: Arity::Optional, about: "the model to go on from, as for an anneal" },
+        ]
+    }
+
+    fn check(params: &Params) -> Result<(), StageError> {
+        check(params.tokens, params.horizon, params.batch, &params.schedule)
+    }
+
+    fn forecast(params: &Params, inputs: &Forecasts) -> Forecast {
+        let config = facts::model(inputs, "init").or_else(|| {
+            let entries = facts::number(inputs, "tokens", facts::VOCABULARY);
+            let vocabulary = entries.map(|n| Vocabulary { entries: n as usize, eos: 0, pad: None });
+            params.model.resolve(vocabulary).ok()
+        });
+        let Some(config) = config else { return Forecast::default() };
+        let batch = params.batch;
+        let tokens = batch.steps(params.tokens).saturating_mul(batch.tokens());
+        let at_once = batch.part().saturating_mul(batch.length);
+        let estimate = facts::training(&config, Trained::Everything, tokens, at_once, batch.length as usize);
+        Forecast { estimate, facts: [facts::of_model(&config)].into() }
+    }
+
+    fn run(ctx: &Context, params: Params, places: TrainingPlaces) -> Result<(), StageError> {
+        engine::start(ctx)?;
+        let Params { model: sizes, tokens, horizon, batch, schedule: rate, optimizer, clip, losses, mask_documents, on_nan } =
+            params;
+        let folder = ctx.input("tokens")?;
+        let tokenizer_file = folder.join("tokenizer.json");
+        let shards = TokenShards::open(folder, "train").map_err(data)?;
+        let (config, weights) = match ctx.optional_input("init") {
+            Some(init) => {
+                let init = ModelFolder::open(init).map_err(model)?;
+                (init.config().clone(), init.weights())
+            }
+            None => {
+                let tokenizer = Tokenizer::from_file(&tokenizer_file).map_err(data)?;
+                let config = config(&sizes, &tokenizer)?;
+                let weights = initial_weights(&config, ctx.seed().derive(&["init"]).0);
+                (config, weights)
+            }
+        };
+        let device = numerics::device(ctx.device()).map_err(model)?;
+        let mut trained = Model::new(&config, &weights, &device).map_err(model)?;
+        drop(weights);
+        let run = Run {
+            steps: batch.steps(tokens),
+            batch,
+            schedule: schedule(&rate, batch, horizon),
+            optimizer,
+            clip,
+            losses,
+            trainable: Trainable::All,
+            row_lr: 1.0,
+            mask_documents,
+            on_nan,
+            places,
+        };
+        let batches = loader(vec![(shards, 1.0)], batch, ctx.seed().derive(&["order"]).0)?;
+        run.train(ctx, &mut trained, batches)?;
+        hf::write(ctx.output(), &config, &trained.weights(), Some(&tokenizer_file), Layout::default()).map_err(model)
+    }
+}
+
+/// The model's sizes for a tokenizer.
+fn config(sizes: &ModelParams, tokenizer: &Tokenizer) -> Result<ModelConfig, StageError> {
+    let pad = Some(tokenizer.pad()).filter(|pad| *pad != tokenizer.eos());
+    let vocabulary = Vocabulary { entries: tokenizer.vocab_size() as usize, eos: tokenizer.eos(), pad };
+    sizes.resolve(Some(vocabulary)).map_err(model)
+}

@@ -1,0 +1,88 @@
+//! `tokenize`: a corpus as token shards, with the ends of documents.
+
+use std::ops::ControlFlow;
+
+use flow_data::{
+    corpus::{Corpus, Split},
+    tokenize::{TokenizeParams, TokensWriter},
+    tokenizer::Tokenizer,
+};
+use flow_pipeline::{
+    StageError,
+    context::Context,
+    stage::{Arity, Estimate, Forecast, Forecasts, Kind, NoPlaces, Role},
+    units::Tokens,
+};
+use fs_err as fs;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    engine::{self, data, go_on, io},
+    facts,
+};
+
+/// The kind.
+pub(crate) struct Tokenize;
+
+/// How tokens are written.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Params {
+    /// Tokens of one shard at most; a longer document has a shard of its own.
+    #[serde(default = "shard_tokens")]
+    pub shard_tokens: Tokens,
+}
+
+fn shard_tokens() -> Tokens {
+    Tokens(TokenizeParams::default().shard_tokens)
+}
+
+impl Kind for Tokenize {
+    const NAME: &'static str = "tokenize";
+    const VERSION: u32 = 1;
+    const ABOUT: &'static str = "Encode a corpus and write its tokens, with the end of each document, as shards.";
+    type Params = Params;
+    type Places = NoPlaces;
+
+    fn roles() -> &'static [Role] {
+        &[
+            Role { name: "corpus", arity: Arity::One, about: "the corpus to encode" },
+            Role { name: "tokenizer", arity: Arity::One, about: "the tokenizer to encode it with" },
+        ]
+    }
+
+    fn forecast(_: &Params, inputs: &Forecasts) -> Forecast {
+        let mut forecast = Forecast::default();
+        for fact in [facts::TRAIN_BYTES, facts::HELDOUT_BYTES] {
+            forecast.facts.extend(facts::number(inputs, "corpus", fact).map(|bytes| (fact.to_owned(), bytes.into())));
+        }
+        let vocabulary = facts::number(inputs, "tokenizer", facts::VOCABULARY);
+        forecast.facts.extend(vocabulary.map(|entries| (facts::VOCABULARY.to_owned(), entries.into())));
+        let tokens = facts::number(inputs, "corpus", facts::TRAIN_BYTES).map(facts::tokens_of);
+        forecast.estimate = Estimate { tokens, disk: tokens.map(|tokens| 4 * tokens), ..Estimate::default() };
+        forecast
+    }
+
+    fn run(ctx: &Context, params: Params, _: NoPlaces) -> Result<(), StageError> {
+        engine::start(ctx)?;
+        let corpus = Corpus::open(ctx.input("corpus")?).map_err(data)?;
+        let tokenizer_file = ctx.input("tokenizer")?.join("tokenizer.json");
+        let tokenizer = Tokenizer::from_file(&tokenizer_file).map_err(data)?;
+        let params = TokenizeParams { shard_tokens: params.shard_tokens.0 };
+        let mut writer = TokensWriter::new(ctx.output(), &tokenizer, &params).map_err(data)?;
+        let rows: u64 = corpus.statistics.splits.values().map(|split| split.rows).sum();
+        let mut before = 0;
+        for split in [Split::Train, Split::Heldout] {
+            let documents = corpus.documents(split).map_err(data)?.map(|row| row.map(|row| (row.id, row.text)));
+            let progress = |written: &flow_data::shard::SplitStatistics| -> ControlFlow<()> {
+                go_on(ctx, before + written.documents, Some(rows), "documents")
+            };
+            before += writer.split(split.name(), documents, progress).map_err(data)?.documents;
+        }
+        writer.finish().map_err(data)?;
+        // Beside the tokens, so that whatever is made of them knows how to read and write text.
+        fs::copy(tokenizer_file, ctx.output().join("tokenizer.json")).map_err(io)?;
+        Ok(())
+    }
+}
