@@ -117,7 +117,7 @@ fn cache_help(error: &flow_cache::Error) -> Option<String> {
     match error {
         flow_cache::Error::Location { .. } => Some("a store is a folder, or a URL such as `s3://bucket/prefix`".to_owned()),
         flow_cache::Error::NoCloud { .. } => Some("build flow with `--features cloud`".to_owned()),
-        flow_cache::Error::Io { source, .. } => disk_help(source),
+        flow_cache::Error::Io { source, .. } | flow_cache::Error::DiskFull { source, .. } => disk_help(source),
         _ => None,
     }
 }

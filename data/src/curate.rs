@@ -304,10 +304,16 @@ fn choose_splits(kept: &[Candidate], params: &CurateParams) -> Vec<Fate> {
     let count = by_share.max(wanted.min(kept.len().saturating_sub(1)));
     let mut fates = vec![Fate::Goes(Split::Train); kept.len()];
     let mut bytes = 0;
-    for (rank, &index) in order[..count].iter().enumerate() {
-        bytes += kept[index].place.text_bytes();
-        let fits = heldout.max_documents.is_none_or(|most| (rank as u64) < most)
-            && heldout.max_bytes.is_none_or(|most| bytes <= most);
+    let mut documents = 0;
+    for &index in &order[..count] {
+        // One that is too long makes room for the next, or a single long document could leave the split nearly empty.
+        let own = kept[index].place.text_bytes();
+        let fits = heldout.max_documents.is_none_or(|most| documents < most)
+            && heldout.max_bytes.is_none_or(|most| bytes + own <= most);
+        if fits {
+            documents += 1;
+            bytes += own;
+        }
         fates[index] = if fits { Fate::Goes(Split::Heldout) } else { Fate::Stays("over_heldout") };
     }
     if let Some(most) = params.max_bytes {

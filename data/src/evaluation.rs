@@ -75,6 +75,32 @@ pub struct ModelLabel {
     pub top_k: Option<u32>,
 }
 
+/// What each held-out document and question of a domain gave, in the corpus's order: so that two models can be compared on
+/// the same ones.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Scores {
+    /// 1 for each question that was answered right, 0 for each that was not.
+    pub cloze: Vec<f64>,
+    /// Bits and bytes of each document.
+    pub documents: Vec<[f64; 2]>,
+}
+
+/// Writes `scores.json`, the scores by domain, into a folder that is there.
+pub fn write_scores(scores: &BTreeMap<String, Scores>, folder: &Path) -> crate::Result<()> {
+    crate::shard::write_json(&folder.join("scores.json"), scores)
+}
+
+/// Reads `scores.json` of a folder.
+///
+/// # Errors
+/// [`crate::Error::Io`], [`crate::Error::Json`].
+pub fn read_scores(folder: &Path) -> crate::Result<BTreeMap<String, Scores>> {
+    let file = folder.join("scores.json");
+    let place = file.display().to_string();
+    serde_json::from_slice(&fs_err::read(&file)?).map_err(|source| crate::Error::Json { place, source })
+}
+
 impl Evaluation {
     /// Puts domains together and takes their means.
     pub fn new(model: ModelLabel, domains: BTreeMap<String, DomainResult>) -> Self {

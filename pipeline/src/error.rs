@@ -72,7 +72,7 @@ pub enum Error {
     #[error("stage `{stage}` gave {second} where {first} was recorded for the same key {key}")]
     NonDeterministic {
         /// The stage.
-        stage: StageId,
+        stage: Box<StageId>,
         /// Its key.
         key: StageKey,
         /// What is on record.

@@ -7,11 +7,7 @@ use flow_cache::{ArtifactDigest, StageKey};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{
-    error::StageError,
-    names::StageId,
-    plan::Reason,
-};
+use crate::{error::StageError, names::StageId, plan::Reason};
 
 /// One thing that happened. `events.jsonl` holds one [`Stamped`] event a line.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

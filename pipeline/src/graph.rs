@@ -17,25 +17,29 @@ pub struct Graph {
 
 impl Graph {
     /// The graph of `inputs[stage] = the stages that it takes`. `None` if there is a cycle, which a recipe that was read
-    /// cannot have.
+    /// cannot have, or an input that is no stage.
     pub fn new(inputs: &[Vec<usize>]) -> Option<Self> {
         let mut graph = DiGraph::with_capacity(inputs.len(), inputs.iter().map(Vec::len).sum());
         for _ in inputs {
             graph.add_node(());
         }
         for (stage, needed) in inputs.iter().enumerate() {
-            for &input in needed {
-                graph.update_edge(NodeIndex::new(input), NodeIndex::new(stage), ());
+            let mut needed = needed.clone();
+            // Neighbours are walked from the newest edge to the oldest: added so, they come out sorted.
+            needed.sort_unstable_by_key(|&input| Reverse(input));
+            needed.dedup();
+            for input in needed {
+                if input >= inputs.len() {
+                    return None;
+                }
+                graph.add_edge(NodeIndex::new(input), NodeIndex::new(stage), ());
             }
         }
         let order = order(&graph)?;
         let mut heights = vec![0; inputs.len()];
         for &stage in order.iter().rev() {
-            heights[stage] = graph
-                .neighbors_directed(NodeIndex::new(stage), Direction::Outgoing)
-                .map(|next| heights[next.index()] + 1)
-                .max()
-                .unwrap_or(0);
+            let next = graph.neighbors_directed(NodeIndex::new(stage), Direction::Outgoing);
+            heights[stage] = next.map(|next| heights[next.index()] + 1).max().unwrap_or(0);
         }
         Some(Self { graph, order, heights })
     }
@@ -55,12 +59,12 @@ impl Graph {
         &self.order
     }
 
-    /// The stages that `stage` takes.
+    /// The stages that `stage` takes, sorted, each once.
     pub fn inputs(&self, stage: usize) -> impl Iterator<Item = usize> + '_ {
         self.graph.neighbors_directed(NodeIndex::new(stage), Direction::Incoming).map(NodeIndex::index)
     }
 
-    /// The stages that take `stage`.
+    /// The stages that take `stage`, each once.
     pub fn dependents(&self, stage: usize) -> impl Iterator<Item = usize> + '_ {
         self.graph.neighbors_directed(NodeIndex::new(stage), Direction::Outgoing).map(NodeIndex::index)
     }
@@ -71,7 +75,8 @@ impl Graph {
     }
 }
 
-/// Kahn's order with the smallest number first, so that it is the recipe's own wherever that is possible.
+/// Kahn's order with the smallest number first, so that it is the recipe's own wherever that is possible (petgraph's own
+/// topological sort promises no order among those that are free).
 fn order(graph: &DiGraph<(), ()>) -> Option<Vec<usize>> {
     let mut missing: Vec<usize> =
         graph.node_indices().map(|n| graph.neighbors_directed(n, Direction::Incoming).count()).collect();
@@ -102,6 +107,9 @@ mod tests {
         assert_eq!(graph.order(), [1, 2, 0, 3]);
         assert_eq!((graph.height(1), graph.height(0), graph.height(3)), (2, 0, 0));
         assert!(Graph::new(&[vec![1], vec![0]]).is_none());
+        assert!(Graph::new(&[vec![0]]).is_none());
+        assert!(Graph::new(&[vec![7]]).is_none());
+        assert_eq!(Graph::new(&[vec![], vec![0, 0]]).unwrap().inputs(1).collect::<Vec<_>>(), [0]);
     }
 
     proptest! {

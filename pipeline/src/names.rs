@@ -215,7 +215,10 @@ mod tests {
         ] {
             assert_eq!(StageName::new(bad).unwrap_err().reason, reason, "{bad}");
         }
-        assert_eq!(InstanceName::new("each").unwrap_err().to_string(), "`each` is no instance name: the word is reserved");
+        assert_eq!(
+            InstanceName::new("each").unwrap_err().to_string(),
+            "`each` is no instance name: the word is reserved"
+        );
         assert!(InstanceName::new("public").is_ok());
     }
 

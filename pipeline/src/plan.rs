@@ -75,7 +75,11 @@ pub struct PreparedStage {
 
 impl PreparedStage {
     /// The parts of the key, once every input is known.
-    pub fn key_parts(&self, numerics: &Numerics, artifact: impl Fn(usize) -> Option<ArtifactDigest>) -> Option<KeyParts> {
+    pub fn key_parts(
+        &self,
+        numerics: &Numerics,
+        artifact: impl Fn(usize) -> Option<ArtifactDigest>,
+    ) -> Option<KeyParts> {
         let sources = self.sources.as_ref().ok()?;
         let inputs: Option<BTreeMap<String, ArtifactDigest>> =
             self.inputs.iter().map(|input| Some((input.key_name(), artifact(input.stage)?))).collect();
@@ -151,12 +155,7 @@ impl Plan {
 }
 
 /// Says for every stage whether it would run, and why. Stages in `recheck` run even if they are cached.
-pub async fn plan(
-    prepared: Prepared,
-    numerics: Numerics,
-    probe: &dyn Probe,
-    recheck: &[StageId],
-) -> Result<Plan> {
+pub async fn plan(prepared: Prepared, numerics: Numerics, probe: &dyn Probe, recheck: &[StageId]) -> Result<Plan> {
     let mut artifacts: Vec<Option<ArtifactDigest>> = vec![None; prepared.stages.len()];
     let mut verdicts: Vec<Option<Verdict>> = vec![None; prepared.stages.len()];
     for &at in prepared.graph.order() {
@@ -172,7 +171,11 @@ pub async fn plan(
                     }
                     Some(_) => Verdict::Run { key: Some(key), reason: Reason::Recheck },
                     None => Verdict::Run {
-                        reason: reason::of(&parts, probe.is_recorded(&key).await?, probe.last(&stage.id).await?.as_ref()),
+                        reason: reason::of(
+                            &parts,
+                            probe.is_recorded(&key).await?,
+                            probe.last(&stage.id).await?.as_ref(),
+                        ),
                         key: Some(key),
                     },
                 }

@@ -41,7 +41,13 @@ pub async fn lineage(plan: &Plan, cache: &Cache, state: &RunState) -> Result<Vec
         let Some(record) = cache.record(&key).await? else { continue };
         let inputs =
             stage.inputs.iter().map(|input| (input.key_name(), plan.stages()[input.stage].id.clone())).collect();
-        lineage.push(LineageStage { stage: stage.id.clone(), record, inputs, parts, cached: known.phase == Phase::Cached });
+        lineage.push(LineageStage {
+            stage: stage.id.clone(),
+            record,
+            inputs,
+            parts,
+            cached: known.phase == Phase::Cached,
+        });
     }
     Ok(lineage)
 }

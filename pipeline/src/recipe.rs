@@ -1,16 +1,19 @@
 //! The recipe language: from YAML to a typed, expanded [`Recipe`], with the place of every word kept.
-mod diagnostic;
-mod node;
-mod yaml;
-mod load;
-mod overlay;
-mod set;
-mod raw;
-mod variable;
-mod expand;
-mod reference;
 mod decode;
+mod diagnostic;
+mod expand;
+mod fault;
+mod load;
+mod node;
+mod overlay;
+mod raw;
+mod reference;
+mod scalar;
 mod schema;
+mod set;
+mod syntax;
+mod variable;
+mod yaml;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,6 @@
 //! Tests that need more than one module: the language from text to message, keys from text to hash, whole runs.
+#![expect(clippy::format_push_string, clippy::format_collect, reason = "short texts, made once")]
+
 mod formats;
 mod keys;
 mod language;
@@ -6,3 +8,4 @@ mod oracle;
 mod refused;
 mod runs;
 mod toys;
+mod world;

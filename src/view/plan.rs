@@ -61,7 +61,7 @@ fn summary(plan: &Plan) -> String {
 
 /// Devices that a stage computes on.
 fn devices(stage: &PreparedStage) -> u64 {
-    u64::from(stage.resources.gpus * stage.resources.nodes.max(1)).max(1)
+    u64::from(stage.resources.devices()).max(1)
 }
 
 fn cost(stage: &PreparedStage) -> String {

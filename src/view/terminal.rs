@@ -91,9 +91,8 @@ impl Terminal {
                 self.clear(stage);
                 self.line("Stopped", &yellow, &format!("{stage}: what it had done is kept"));
             }
-            Event::StageSkipped { stage, because } => {
-                self.line("Skipped", &yellow, &format!("{stage}: needs {because}"));
-            }
+            // Told once, at the end: after an early failure they are nearly all there are.
+            Event::StageSkipped { .. } => {}
             Event::RunFinished { outcome, seconds } => self.finish(*outcome, *seconds, state, [&green, &red, &yellow]),
         }
     }
@@ -135,6 +134,14 @@ impl Terminal {
             if count > 0 {
                 parts.push(format!("{count} {word}"));
             }
+        }
+        let skipped: Vec<&StageId> =
+            state.order.iter().filter(|id| state.stages.get(id).is_some_and(|s| s.phase == Phase::Skipped)).collect();
+        if !skipped.is_empty() {
+            let names: Vec<String> = skipped.iter().take(5).map(ToString::to_string).collect();
+            let more = skipped.len().saturating_sub(names.len());
+            let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+            self.line("Skipped", yellow, &format!("{}{more}: they need what failed", names.join(", ")));
         }
         let summary = format!("{} in {}", parts.join(", "), duration(seconds));
         match outcome {

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use flow_data::{
     corpus::{Corpus, Split},
     evaluation::{
-        Bootstrap, DomainResult, Evaluation, Interval,
-        bits_per_byte::{DocumentScore, bits_per_byte},
+        self, Bootstrap, DomainResult, Evaluation, Scores,
+        bits_per_byte::{self, DocumentScore},
         cloze::{self, ClozeParams},
         pairs,
         windows::windows,
@@ -140,34 +140,42 @@ impl Kind for Evaluate {
         let scored = Scored::open(ctx.input("model")?, ctx.optional_input("expert"), &without, top_k, &device)?;
         let scorer = scored.scorer()?;
         let corpora = ctx.inputs("corpora");
-        let mut domains = BTreeMap::new();
+        let (mut domains, mut all_scores) = (BTreeMap::new(), BTreeMap::new());
         for (nth, corpus) in corpora.iter().enumerate() {
             ctx.progress(nth as u64, Some(corpora.len() as u64), "domains");
             let label = corpus.label.clone().unwrap_or_else(|| nth.to_string());
             let name = label.rsplit('.').next().unwrap_or(&label).to_owned();
             // A domain that was measured before the stage was cut off is not measured again.
             let done = ctx.scratch().join(format!("{name}.json"));
-            let result = match json::read::<DomainResult>(&done) {
-                Ok(result) => result,
+            let (result, scores) = match json::read::<(DomainResult, Scores)>(&done) {
+                Ok(measured) => measured,
                 Err(_) => {
                     let documents = Documents::read(&Corpus::open(&corpus.path).map_err(data)?)?;
                     let mut result = documents.nothing_yet();
+                    let mut scores = Scores::default();
                     if let Some(text) = bits_per_byte {
-                        documents.bits_per_byte(ctx, &scored, &*scorer, text, &bootstrap, &mut result)?;
+                        let all = documents.text(ctx, &scored, &*scorer, text, &mut result)?;
+                        result.bits_per_byte = Some(bits_per_byte::bits_per_byte(&all, &bootstrap).map_err(data)?);
+                        scores.documents = all.iter().filter(|s| s.bytes > 0).map(DocumentScore::ratio).collect();
                     }
                     if let Some(questions) = cloze {
-                        documents.cloze(ctx, &scored, &*scorer, &questions, &bootstrap, &mut result)?;
+                        scores.cloze = documents.questions(ctx, &scored, &*scorer, &questions)?;
+                        result.items = scores.cloze.len() as u64;
+                        result.cloze = Some(bootstrap.mean(&scores.cloze).map_err(data)?);
                     }
-                    json::write(&done, &result).map_err(model)?;
-                    result
+                    let measured = (result, scores);
+                    json::write(&done, &measured).map_err(model)?;
+                    measured
                 }
             };
+            all_scores.insert(name.clone(), scores);
             domains.insert(name, result);
         }
         let evaluation = Evaluation::new(scored.label.clone(), domains);
         ctx.metrics(serde_json::json!({
             "bits_per_byte": evaluation.average.bits_per_byte, "cloze": evaluation.average.cloze,
         }));
+        evaluation::write_scores(&all_scores, ctx.output()).map_err(data)?;
         evaluation.write(ctx.output()).map_err(data)
     }
 }
@@ -199,15 +207,15 @@ impl Documents {
         }
     }
 
-    fn bits_per_byte(
+    /// What each document's text costs.
+    fn text(
         &self,
         ctx: &Context,
         scored: &Scored,
         scorer: &dyn Scorer,
         text: TextParams,
-        bootstrap: &Bootstrap,
         result: &mut DomainResult,
-    ) -> Result<(), StageError> {
+    ) -> Result<Vec<DocumentScore>, StageError> {
         let length = (text.length as usize).min(scored.max_positions);
         let stride = (text.stride as usize).min(length);
         let mut requests = Vec::new();
@@ -225,21 +233,17 @@ impl Documents {
             log_probs[*owner] += scores.iter().map(|&p| f64::from(p)).sum::<f64>();
         }
         let scores = self.0.iter().zip(&log_probs);
-        let scores: Vec<DocumentScore> =
-            scores.map(|((_, text), &log_prob)| DocumentScore { log_prob, bytes: text.len() as u64 }).collect();
-        result.bits_per_byte = Some(bits_per_byte(&scores, bootstrap).map_err(data)?);
-        Ok(())
+        Ok(scores.map(|((_, text), &log_prob)| DocumentScore { log_prob, bytes: text.len() as u64 }).collect())
     }
 
-    fn cloze(
+    /// 1 for each question that is answered right, else 0.
+    fn questions(
         &self,
         ctx: &Context,
         scored: &Scored,
         scorer: &dyn Scorer,
         params: &ClozeParams,
-        bootstrap: &Bootstrap,
-        result: &mut DomainResult,
-    ) -> Result<(), StageError> {
+    ) -> Result<Vec<f64>, StageError> {
         let items = cloze::items(&self.0, params).map_err(data)?.items;
         let mut requests = Vec::with_capacity(items.len());
         for item in &items {
@@ -261,10 +265,7 @@ impl Documents {
             request.split(scores).into_iter().map(sum).collect()
         };
         let log_probs: Vec<Vec<f64>> = requests.iter().zip(&scores).map(sums).collect();
-        let accuracy: Interval = cloze::accuracy(&items, &log_probs, bootstrap).map_err(data)?;
-        result.cloze = Some(accuracy);
-        result.items = items.len() as u64;
-        Ok(())
+        cloze::correct(&items, &log_probs).map_err(data)
     }
 }
 

@@ -12,6 +12,7 @@
 //! also say when and where, which only the run knows.
 
 mod chart;
+mod compare;
 mod content;
 mod corpus;
 mod csv;

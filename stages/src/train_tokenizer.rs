@@ -39,6 +39,9 @@ pub(crate) struct Params {
     pub pattern: SplitPattern,
 }
 
+/// What the engine counts in.
+const MOST_BYTES: u64 = i32::MAX as u64;
+
 fn vocab_size() -> Count {
     Count(TokenizerParams::default().vocab_size as u64)
 }
@@ -94,11 +97,11 @@ impl Kind for TrainTokenizer {
             });
             texts.push(Box::new(some));
         }
-        // The limit is each corpus's own: what is left to the engine is to take all of it.
+        let corpora = ctx.inputs("corpus").len() as u64;
         let params = TokenizerParams {
             vocab_size: usize::try_from(vocab_size.0).unwrap_or(usize::MAX),
             min_frequency,
-            max_bytes: u64::MAX,
+            max_bytes: max_bytes.0.saturating_mul(corpora).min(MOST_BYTES),
             special: SpecialTokens::default(),
             pattern,
         };

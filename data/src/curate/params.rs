@@ -79,7 +79,7 @@ pub struct Heldout {
     pub min_documents: u64,
     /// At most so many, those with the smallest hashes. The others are dropped, not trained on. Reason: `over_heldout`.
     pub max_documents: Option<u64>,
-    /// At most so many bytes of text, likewise.
+    /// At most so many bytes of text, likewise; a document that does not fit makes room for the next.
     pub max_bytes: Option<u64>,
 }
 

@@ -20,8 +20,11 @@ pub struct EventLog {
 impl EventLog {
     /// Opens the log for appending.
     pub fn append_to(path: &Path) -> Result<Self> {
-        let file =
-            fs::OpenOptions::new().create(true).append(true).open(path).map_err(Error::io("open the run's event log"))?;
+        let file = fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(path)
+            .map_err(Error::io("open the run's event log"))?;
         Ok(Self { file })
     }
 
@@ -77,7 +80,8 @@ mod tests {
 
     #[test]
     fn the_format_of_a_line_does_not_drift() {
-        let line = r#"{"time":"2026-01-01T00:00:00Z","what":{"event":"stage-skipped","stage":"merge","because":"expert[c]"}}"#;
+        let line =
+            r#"{"time":"2026-01-01T00:00:00Z","what":{"event":"stage-skipped","stage":"merge","because":"expert[c]"}}"#;
         let event: Stamped = serde_json::from_str(line).unwrap();
         assert_eq!(serde_json::to_string(&event).unwrap(), line);
     }

@@ -118,6 +118,7 @@ impl RunState {
             Event::StageCached { stage, key, artifact } => {
                 let stage = self.stage(stage);
                 stage.phase = Phase::Cached;
+                stage.blocked_by = None;
                 stage.key = Some(*key);
                 stage.artifact = Some(*artifact);
             }

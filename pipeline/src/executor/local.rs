@@ -26,7 +26,7 @@ use crate::{
 /// How often the child's reports are read.
 const TAIL_EVERY: Duration = Duration::from_millis(50);
 /// How long a stage may take to save its state after it was asked to end.
-const GRACE: Duration = Duration::from_secs(60);
+const GRACE: Duration = Duration::from_mins(1);
 
 /// Runs `flow exec` on this machine.
 #[derive(Debug, Clone)]
@@ -53,7 +53,7 @@ impl Executor for Local {
         let mut deadline = task.time.map(|time| Instant::now() + time);
         let (mut timed_out, mut asked) = (false, Stop::No);
         let status = loop {
-            let far = Instant::now() + Duration::from_secs(86_400);
+            let far = Instant::now() + Duration::from_hours(24);
             tokio::select! {
                 status = child.wait() => break status,
                 _ = tick.tick() => tail.read(report),

@@ -187,7 +187,12 @@ fn inputs(
         let Some(role) = roles.iter().find(|role| role.name == name) else {
             let nearest = roles.iter().find(|role| strsim::jaro_winkler(role.name, name) > 0.8);
             let help = nearest.map_or_else(known, |role| format!("did you mean `{}`?", role.name));
-            wrong.push(diagnostic(format!("there is no input `{name}`"), input.role.span, "not an input of this kind", Some(help)));
+            wrong.push(diagnostic(
+                format!("there is no input `{name}`"),
+                input.role.span,
+                "not an input of this kind",
+                Some(help),
+            ));
             continue;
         };
         let many = matches!(role.arity, Arity::Many | Arity::Any);

@@ -48,11 +48,7 @@ impl Known {
 }
 
 /// Expands a recipe. The stages are sorted by id.
-pub(super) fn expand(
-    raw: &RawRecipe,
-    known: &Known,
-    found: &mut Vec<Diagnostic>,
-) -> (Vec<Member>, Vec<StageSpec>) {
+pub(super) fn expand(raw: &RawRecipe, known: &Known, found: &mut Vec<Diagnostic>) -> (Vec<Member>, Vec<StageSpec>) {
     let mut budget = Budget::new(MAX_EXPANDED);
     let members = members(raw, &mut budget, found);
     let titles: BTreeMap<&InstanceName, &str> =
@@ -107,9 +103,11 @@ fn members(raw: &RawRecipe, budget: &mut Budget, found: &mut Vec<Diagnostic>) ->
     if let (Some(member), Ok(name)) = (&raw.public, InstanceName::new("public")) {
         members.push(Member { title: title(&name, member), name, public: true });
     }
-    members.extend(
-        raw.domains.iter().map(|(name, member)| Member { name: name.clone(), title: title(name, member), public: false }),
-    );
+    members.extend(raw.domains.iter().map(|(name, member)| Member {
+        name: name.clone(),
+        title: title(name, member),
+        public: false,
+    }));
     members
 }
 
@@ -128,7 +126,8 @@ fn instances(
             Some(Node { value: Value::List(items), .. }) => items.clone(),
             _ if word == "domains" || word == "public" => vec![node.clone()],
             _ => {
-                let lists = raw.vars.iter().filter(|(_, value)| value.as_list().is_some()).map(|(name, _)| name.as_str());
+                let lists =
+                    raw.vars.iter().filter(|(_, value)| value.as_list().is_some()).map(|(name, _)| name.as_str());
                 found.push(
                     Diagnostic::new("recipe::foreach", format!("`foreach` cannot be `{word}`"))
                         .at(node.span, "not known here")
@@ -182,7 +181,8 @@ fn instances(
         for name in names {
             if !out.insert(name.clone()) {
                 found.push(
-                    Diagnostic::new("recipe::foreach", format!("`foreach` names `{name}` twice")).at(word.span, "again here"),
+                    Diagnostic::new("recipe::foreach", format!("`foreach` names `{name}` twice"))
+                        .at(word.span, "again here"),
                 );
                 fine = false;
             }
@@ -215,10 +215,11 @@ fn check_words(raw: &RawRecipe, known: &Known, shapes: &Shapes, found: &mut Vec<
                     Diagnostic::new("recipe::with", format!("stage `{stage}` has no instance `{name}`"))
                         .help(format!("its `foreach` leaves `{name}` out"))
                 }
-                None if !known.stages.contains(stage) => {
-                    Diagnostic::new("recipe::unknown-stage", format!("`{name}` has params for an unknown stage `{stage}`"))
-                        .nearest(stage, known.stages.iter().map(String::as_str))
-                }
+                None if !known.stages.contains(stage) => Diagnostic::new(
+                    "recipe::unknown-stage",
+                    format!("`{name}` has params for an unknown stage `{stage}`"),
+                )
+                .nearest(stage, known.stages.iter().map(String::as_str)),
                 _ => continue,
             };
             found.push(diagnostic.at(entry.key.span, "params for this stage"));

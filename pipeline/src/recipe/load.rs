@@ -95,9 +95,8 @@ impl Loader {
         let file = self.sources.add(name.clone(), text);
         self.chain.push(Link { canonical, name });
         let folder = path.parent().unwrap_or(Path::new("")).to_owned();
-        let node = yaml::parse(file, text, 0, budget, &mut |target, span, budget| {
-            self.include(&folder, target, span, budget)
-        });
+        let node =
+            yaml::parse(file, text, 0, budget, &mut |target, span, budget| self.include(&folder, target, span, budget));
         self.chain.pop();
         node.map_err(Failed::Inside)
     }
@@ -111,7 +110,9 @@ impl Loader {
     ) -> Result<Node, Vec<Diagnostic>> {
         if target.is_empty() || target.contains('\0') {
             return Err(vec![
-                Diagnostic::new("recipe::include", "`!include` needs a path").at(span, "").help("write `!include folder/file.yaml`"),
+                Diagnostic::new("recipe::include", "`!include` needs a path")
+                    .at(span, "")
+                    .help("write `!include folder/file.yaml`"),
             ]);
         }
         let path = folder.join(target);

@@ -176,4 +176,3 @@ pub(crate) fn shorten(text: &str) -> Cow<'_, str> {
         None => text.into(),
     }
 }
-

@@ -33,14 +33,13 @@ fn lay_entries(base: &mut Vec<Entry>, over: &[Entry]) {
             }
             continue;
         }
-        match old.and_then(|old| kept[old].as_mut()) {
-            Some(old) => lay(&mut old.value, &entry.value),
-            None => {
-                // Through an empty map, so that a null below removes here too.
-                let mut value = Node::empty_map(entry.value.span);
-                lay(&mut value, &entry.value);
-                kept.push(Some(Entry { key: entry.key.clone(), value }));
-            }
+        if let Some(old) = old.and_then(|old| kept[old].as_mut()) {
+            lay(&mut old.value, &entry.value);
+        } else {
+            // Through an empty map, so that a null below removes here too.
+            let mut value = Node::empty_map(entry.value.span);
+            lay(&mut value, &entry.value);
+            kept.push(Some(Entry { key: entry.key.clone(), value }));
         }
     }
     base.extend(kept.into_iter().flatten());
@@ -87,7 +86,11 @@ fn lay_profile(root: &mut Node, profile: &Node) {
         && let Value::Map(entries) = &mut root.value
     {
         let at = entries.iter().position(|entry| entry.key.value == "vars").unwrap_or_else(|| {
-            entries.extend(profile.entry("vars").map(|vars| Entry { key: vars.key.clone(), value: Node::empty_map(vars.value.span) }));
+            entries.extend(
+                profile
+                    .entry("vars")
+                    .map(|vars| Entry { key: vars.key.clone(), value: Node::empty_map(vars.value.span) }),
+            );
             entries.len() - 1
         });
         if let Value::Map(vars) = &mut entries[at].value.value {
@@ -120,7 +123,10 @@ fn check_profile(root: &Node, profile: &Entry, found: &mut Vec<Diagnostic>) {
                     found.push(
                         Diagnostic::new(
                             "recipe::unknown-stage",
-                            format!("profile `{}` changes a stage `{}` that is not there", profile.key.value, stage.key.value),
+                            format!(
+                                "profile `{}` changes a stage `{}` that is not there",
+                                profile.key.value, stage.key.value
+                            ),
                         )
                         .at(stage.key.span, "no such stage")
                         .nearest(&stage.key.value, base.iter().map(|entry| entry.key.value.as_str())),

@@ -82,7 +82,11 @@ pub(super) fn read(root: &Node, found: &mut Vec<Diagnostic>) -> RawRecipe {
         stages: BTreeMap::new(),
     };
     let Some(sections) = root.as_map() else {
-        let message = if root.is_null() { "the recipe is empty".into() } else { format!("a recipe is a map, not {}", root.describe()) };
+        let message = if root.is_null() {
+            "the recipe is empty".into()
+        } else {
+            format!("a recipe is a map, not {}", root.describe())
+        };
         found.push(
             Diagnostic::new("recipe::type", message)
                 .at(root.span, "")
@@ -99,9 +103,12 @@ pub(super) fn read(root: &Node, found: &mut Vec<Diagnostic>) -> RawRecipe {
         None => found.push(missing("flow", "the first line of a recipe is `flow: 1`, its format")),
         Some(Node { value: Value::Int(FORMAT), .. }) => {}
         Some(Node { value: Value::Int(other), span }) => found.push(
-            Diagnostic::new("recipe::format", format!("the recipe has format {other}, this flow reads format {FORMAT}"))
-                .at(*span, "")
-                .help("use a flow that reads it, or write the recipe anew"),
+            Diagnostic::new(
+                "recipe::format",
+                format!("the recipe has format {other}, this flow reads format {FORMAT}"),
+            )
+            .at(*span, "")
+            .help("use a flow that reads it, or write the recipe anew"),
         ),
         Some(node) => found.push(wrong_type("flow", "the number 1", node)),
     }

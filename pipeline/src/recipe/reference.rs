@@ -62,13 +62,7 @@ pub(super) fn input(
 }
 
 /// The stages that one reference names.
-fn targets(
-    text: &str,
-    span: Span,
-    of: &StageId,
-    shapes: &Shapes,
-    found: &mut Vec<Diagnostic>,
-) -> Option<Vec<StageId>> {
+fn targets(text: &str, span: Span, of: &StageId, shapes: &Shapes, found: &mut Vec<Diagnostic>) -> Option<Vec<StageId>> {
     match resolve(text.trim(), of, shapes) {
         Ok(targets) => Some(targets),
         Err(diagnostic) => {

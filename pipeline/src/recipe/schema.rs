@@ -33,7 +33,9 @@ pub fn recipe_schema(kinds: &BTreeMap<String, KindSchema>) -> Value {
         let inputs: Map<String, Value> = kind
             .inputs
             .iter()
-            .map(|(role, many)| (role.clone(), json!({ "$ref": if *many { "#/$defs/references" } else { "#/$defs/reference" } })))
+            .map(|(role, many)| {
+                (role.clone(), json!({ "$ref": if *many { "#/$defs/references" } else { "#/$defs/reference" } }))
+            })
             .collect();
         choices.push(json!({
             "if": { "properties": { "kind": { "const": name } }, "required": ["kind"] },
@@ -81,15 +83,27 @@ pub fn recipe_schema(kinds: &BTreeMap<String, KindSchema>) -> Value {
         })
     };
     for (name, schema) in [
-        ("reference", json!({ "type": "string", "description": "`stage`, `stage[instance]`, `stage[each]` or `stage[*]`" })),
-        ("references", json!({ "anyOf": [{ "$ref": "#/$defs/reference" },
-            { "type": "array", "items": { "$ref": "#/$defs/reference" } }] })),
+        (
+            "reference",
+            json!({ "type": "string", "description": "`stage`, `stage[instance]`, `stage[each]` or `stage[*]`" }),
+        ),
+        (
+            "references",
+            json!({ "anyOf": [{ "$ref": "#/$defs/reference" },
+            { "type": "array", "items": { "$ref": "#/$defs/reference" } }] }),
+        ),
         ("stage", stage),
         ("partial-stage", partial_stage),
         ("member", member("somebody whose text the recipe is about")),
-        ("vars", json!({ "type": ["object", "null"], "description": "values for `${name}`; `--set name=value` overrides" })),
-        ("defaults", json!({ "type": ["object", "null"], "description": "kind → params laid under every stage of it",
-            "properties": defaults, "additionalProperties": false })),
+        (
+            "vars",
+            json!({ "type": ["object", "null"], "description": "values for `${name}`; `--set name=value` overrides" }),
+        ),
+        (
+            "defaults",
+            json!({ "type": ["object", "null"], "description": "kind → params laid under every stage of it",
+            "properties": defaults, "additionalProperties": false }),
+        ),
     ] {
         defs.insert(name.into(), schema);
     }

@@ -9,12 +9,7 @@ use super::raw;
 use super::yaml::{self, Budget, MAX_DEPTH, MAX_FILE, MAX_WEIGHT};
 
 /// Applies one `--set`.
-pub(super) fn apply(
-    root: &mut Node,
-    path: &str,
-    value: &str,
-    sources: &mut SourceMap,
-) -> Result<(), Vec<Diagnostic>> {
+pub(super) fn apply(root: &mut Node, path: &str, value: &str, sources: &mut SourceMap) -> Result<(), Vec<Diagnostic>> {
     if path.len() + value.len() > MAX_FILE {
         return Err(vec![Diagnostic::new("recipe::too-large", "a `--set` is too large")]);
     }
@@ -44,7 +39,9 @@ pub(super) fn apply(
         steps.push(Spanned::new(step.to_owned(), span));
     }
     if steps.len() + node.depth() > MAX_DEPTH {
-        return Err(vec![Diagnostic::new("recipe::too-deep", "the path of a `--set` is too long").at(steps[0].span, "")]);
+        return Err(vec![
+            Diagnostic::new("recipe::too-deep", "the path of a `--set` is too long").at(steps[0].span, ""),
+        ]);
     }
     let steps = variable(root, steps)?;
     place(root, &steps, node).map_err(|diagnostic| vec![diagnostic])

@@ -71,9 +71,12 @@ fn fill_text(text: &str, span: Span, scope: &Scope<'_>, budget: &mut Budget) -> 
             Value::Float(value) => out.push_str(&value.to_string()),
             Value::Bool(value) => out.push_str(&value.to_string()),
             Value::Null => {
-                return Err(Diagnostic::new("recipe::variable", format!("`${{{name}}}` is null and cannot be part of a text"))
-                    .at(span, "")
-                    .help(format!("give it a value: `--set {name}=VALUE`")));
+                return Err(Diagnostic::new(
+                    "recipe::variable",
+                    format!("`${{{name}}}` is null and cannot be part of a text"),
+                )
+                .at(span, "")
+                .help(format!("give it a value: `--set {name}=VALUE`")));
             }
             Value::List(_) | Value::Map(_) => {
                 let message = format!("`${{{name}}}` is {} and cannot be part of a text", node.describe());

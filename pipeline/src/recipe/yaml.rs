@@ -18,7 +18,8 @@ use saphyr_parser::{Event, Marker, Parser, ScalarStyle, Tag};
 
 use super::diagnostic::{Diagnostic, FileId, Span, Spanned};
 use super::node::{Entry, Node, Value, shorten};
-use crate::units::decimal;
+use super::scalar::resolve;
+use super::syntax::syntax;
 
 /// The largest recipe file, in bytes.
 pub(super) const MAX_FILE: usize = 4 << 20;
@@ -52,7 +53,7 @@ pub(super) fn text_of(bytes: &[u8]) -> Result<&str, String> {
         return Err(format!("the file is larger than {} MiB", MAX_FILE >> 20));
     }
     std::str::from_utf8(bytes).map_err(|error| {
-        let line = 1 + bytes[..error.valid_up_to()].iter().filter(|byte| **byte == b'\n').count();
+        let line = bytes[..error.valid_up_to()].split(|byte| *byte == b'\n').count();
         format!("invalid UTF-8 at byte {} (line {line})", error.valid_up_to())
     })
 }
@@ -70,13 +71,20 @@ pub(super) fn parse(
     if body.len() > MAX_FILE {
         return Err(vec![Diagnostic::new("recipe::too-large", "the text is too large")]);
     }
-    let mut build = Build { places, budget, include, open: Vec::new(), anchors: BTreeMap::new(), root: None, found: Vec::new() };
+    let mut build =
+        Build { places, budget, include, open: Vec::new(), anchors: BTreeMap::new(), root: None, found: Vec::new() };
     for event in Parser::new_from_str(body) {
         let (event, span) = match event {
             Ok(event) => event,
             Err(error) => {
                 let span = build.places.point(error.marker());
-                build.found.push(syntax(body, error.info(), *error.marker(), build.places.byte(error.marker()) - from, span));
+                build.found.push(syntax(
+                    body,
+                    error.info(),
+                    marker_line(error.marker()),
+                    build.places.byte(error.marker()) - from,
+                    span,
+                ));
                 return Err(build.found);
             }
         };
@@ -313,7 +321,9 @@ impl Build<'_, '_> {
     }
 
     fn key(&mut self, text: Cow<'_, str>, span: Span, merge: bool) -> Result<(), Fatal> {
-        let Some(Open { kind: OpenKind::Map { entries, at, key, .. }, .. }) = self.open.last_mut() else { return Ok(()) };
+        let Some(Open { kind: OpenKind::Map { entries, at, key, .. }, .. }) = self.open.last_mut() else {
+            return Ok(());
+        };
         if merge {
             *key = Some(Key::Merge);
         } else if text.is_empty() {
@@ -366,13 +376,7 @@ impl Build<'_, '_> {
         }
     }
 
-    fn scalar(
-        &mut self,
-        text: Cow<'_, str>,
-        style: ScalarStyle,
-        tag: Option<&Tag>,
-        span: Span,
-    ) -> Result<Node, Fatal> {
+    fn scalar(&mut self, text: Cow<'_, str>, style: ScalarStyle, tag: Option<&Tag>, span: Span) -> Result<Node, Fatal> {
         let value = match tag {
             Some(tag) if tag.handle == "!" && tag.suffix == "include" => {
                 if !self.budget.take(1) {
@@ -392,74 +396,18 @@ impl Build<'_, '_> {
                 self.found.push(unknown_tag(tag, span));
                 Value::Null
             }
-            None if style == ScalarStyle::Plain => match resolve(&text) {
-                Some(value) => value,
-                None => {
-                    self.found.push(
-                        Diagnostic::new("recipe::number", format!("`{}` is no finite number", shorten(&text)))
-                            .at(span, "")
-                            .help("put it in quotes if text was meant"),
-                    );
-                    Value::Null
-                }
-            },
+            None if style == ScalarStyle::Plain => resolve(&text).unwrap_or_else(|| {
+                self.found.push(
+                    Diagnostic::new("recipe::number", format!("`{}` is no finite number", shorten(&text)))
+                        .at(span, "")
+                        .help("put it in quotes if text was meant"),
+                );
+                Value::Null
+            }),
             None => Value::Str(text.into_owned()),
         };
         Ok(Node { value, span })
     }
-}
-
-/// A plain scalar by the core schema; none for a number that is not finite.
-fn resolve(text: &str) -> Option<Value> {
-    Some(match text {
-        "" | "~" | "null" | "Null" | "NULL" => Value::Null,
-        "true" | "True" | "TRUE" => Value::Bool(true),
-        "false" | "False" | "FALSE" => Value::Bool(false),
-        _ => {
-            let unsigned = text.strip_prefix(['-', '+']).unwrap_or(text);
-            if matches!(unsigned, ".inf" | ".Inf" | ".INF" | ".nan" | ".NaN" | ".NAN") {
-                return None;
-            }
-            if let Some(whole) = radix(text) {
-                return Some(Value::Int(whole));
-            }
-            // The core schema also takes `.5` and `5.`.
-            let padded = match unsigned.strip_prefix('.') {
-                Some(_) => format!("{}0{unsigned}", if text.starts_with('-') { "-" } else { "" }).into(),
-                None => match text.strip_suffix('.') {
-                    Some(whole) => Cow::from(format!("{whole}.0")),
-                    None => Cow::from(text),
-                },
-            };
-            let Some(number) = decimal(&padded).filter(|number| number.rest.is_empty()) else {
-                return Some(long_number(&padded).unwrap_or_else(|| Some(Value::Str(text.to_owned())))?);
-            };
-            match number.whole(1) {
-                Ok(whole) if (i128::from(i64::MIN)..=i128::from(u64::MAX)).contains(&whole) => Value::Int(whole),
-                _ => Value::Float(padded.replace('_', "").parse::<f64>().ok().filter(|value| value.is_finite())?),
-            }
-        }
-    })
-}
-
-/// Numbers with more digits than exact arithmetic holds: the nearest float, none inside where that is infinite.
-fn long_number(text: &str) -> Option<Option<Value>> {
-    let numeric = text.bytes().all(|b| b.is_ascii_digit() || matches!(b, b'.' | b'e' | b'E' | b'+' | b'-'));
-    if !numeric || text.len() < 20 || !text.bytes().any(|b| b.is_ascii_digit()) {
-        return None;
-    }
-    let value = text.parse::<f64>().ok()?;
-    Some(value.is_finite().then_some(Value::Float(value)))
-}
-
-fn radix(text: &str) -> Option<i128> {
-    let (digits, radix) = match (text.strip_prefix("0x"), text.strip_prefix("0o")) {
-        (Some(digits), _) => (digits, 16),
-        (_, Some(digits)) => (digits, 8),
-        _ => return None,
-    };
-    let fine = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_hexdigit());
-    fine.then(|| u64::from_str_radix(digits, radix).ok()).flatten().map(i128::from)
 }
 
 fn too_deep(span: Span) -> Diagnostic {
@@ -476,51 +424,4 @@ fn unknown_tag(tag: &Tag, span: Span) -> Diagnostic {
     Diagnostic::new("recipe::yaml", format!("unknown tag `{}`", shorten(&tag.to_string())))
         .at(span, "")
         .help("the only tags are `!include path` and `!!str`")
-}
-
-/// Puts the parser's complaint into words, with help for what people do most.
-fn syntax(text: &str, info: &str, marker: Marker, byte: usize, span: Span) -> Diagnostic {
-    let diagnostic = Diagnostic::new("recipe::yaml", format!("invalid YAML: {info}")).at(span, "");
-    let line = text.lines().nth(marker_line(&marker) - 1).unwrap_or("");
-    let before = &text[..text.floor_char_boundary(byte)];
-    let here = &before[before.rfind('\n').map_or(0, |at| at + 1)..];
-    if let Some(reference) = unquoted_reference(line) {
-        return diagnostic.help(format!("quote references inside {{ }} and [ ]: \"{reference}\""));
-    }
-    if here.chars().all(char::is_whitespace) && line.trim_start_matches(' ').starts_with('\t') {
-        return diagnostic.help("indent with blanks: YAML allows no tabs there");
-    }
-    if line.contains(": *") || line.contains("- *") || line.contains("[*") {
-        return diagnostic.help("`*` begins an alias in YAML: put the text in quotes");
-    }
-    if line.contains(": @") || line.contains(": `") || line.contains(": %") {
-        return diagnostic.help("put text that begins with a sign in quotes");
-    }
-    diagnostic
-}
-
-/// A `name[...]` inside of `{ }` or `[ ]` that YAML would take for a list.
-fn unquoted_reference(line: &str) -> Option<&str> {
-    let mut quote = None;
-    let mut depth = 0_usize;
-    for (at, letter) in line.char_indices() {
-        match (quote, letter) {
-            (Some(open), _) if letter == open => quote = None,
-            (Some(_), _) => {}
-            (None, '"' | '\'') => quote = Some(letter),
-            (None, '#') => return None,
-            (None, '[') if depth > 0 => {
-                let name = line[..at].rfind(|c: char| !(c.is_ascii_alphanumeric() || c == '-' || c == '_')).map_or(0, |i| i + 1);
-                if name < at {
-                    let end = line[at..].find(']').map_or(line.len(), |end| at + end + 1);
-                    return Some(&line[name..end]);
-                }
-                depth += 1;
-            }
-            (None, '{' | '[') => depth += 1,
-            (None, '}' | ']') => depth = depth.saturating_sub(1),
-            _ => {}
-        }
-    }
-    None
 }

@@ -4,6 +4,7 @@
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
+    pin::pin,
     sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
@@ -11,7 +12,7 @@ use std::{
 use flow_cache::{ArtifactDigest, BlobDigest, Cache, Lease, PutRecord, Record, StageKey, WorkDir, WorkLock};
 use fs_err as fs;
 use serde_json::Value;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use crate::{
     error::{Error, Result, StageError, chain},
@@ -25,7 +26,7 @@ use crate::{
 };
 
 /// How long a lease lasts without renewal. A dead holder on this machine is noticed at once; one elsewhere after this.
-pub const LEASE: Duration = Duration::from_secs(60);
+pub const LEASE: Duration = Duration::from_mins(1);
 /// How often a lease is renewed: often enough that three renewals may fail.
 pub const RENEW_EVERY: Duration = Duration::from_secs(15);
 /// How long the process of a dead run may still hold the work dir: the grace that it has, and time to die.
@@ -144,11 +145,16 @@ async fn try_attempt(
         }
         report(said);
     };
+    let enough = Notify::new();
+    let mut renewal = pin!(renew(cache, &attempt.lease, &enough));
     let exit = tokio::select! {
         exit = executor.execute(&task, stop.clone(), &mut hear) => exit?,
         // What is dropped here is killed.
-        () = lost(cache, &attempt.lease) => return Ok(taken_over()),
+        () = &mut renewal => return Ok(taken_over()),
     };
+    // Ended, not dropped: a renewal that is cut off may still be written, and undo a release that comes after it.
+    enough.notify_one();
+    renewal.await;
     let seconds = rounded(clock.elapsed());
     if let Some(ended) = judge(exit, &job, *stop.borrow(), &attempt.log) {
         return Ok(ended);
@@ -181,7 +187,7 @@ async fn try_attempt(
         Ok(PutRecord::Created | PutRecord::Same) => {}
         Ok(PutRecord::Conflict(first)) => {
             return Err(Error::NonDeterministic {
-                stage: stage.id.clone(),
+                stage: Box::new(stage.id.clone()),
                 key: attempt.key,
                 first: first.artifact,
                 second: published.digest,
@@ -258,11 +264,14 @@ async fn set_up(cache: &Cache, attempt: &Attempt, work: &WorkDir) -> Result<Job>
     Ok(job)
 }
 
-/// Renews the lease for as long as it can be; returns when somebody else has it.
-async fn lost(cache: &Cache, lease: &Lease) {
-    let mut renew = tokio::time::interval(RENEW_EVERY);
+/// Renews the lease until it is `enough`; returns early only if somebody else has it.
+async fn renew(cache: &Cache, lease: &Lease, enough: &Notify) {
+    let mut due = tokio::time::interval(RENEW_EVERY);
     loop {
-        renew.tick().await;
+        tokio::select! {
+            _ = due.tick() => {}
+            () = enough.notified() => return,
+        }
         match cache.renew(lease, SystemTime::now()).await {
             Ok(true) => {}
             Ok(false) => return,

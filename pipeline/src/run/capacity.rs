@@ -40,9 +40,5 @@ pub fn check(plan: &Plan, capacity: Capacity, profiles: &[String]) -> Result<()>
             shortfalls.push(format!("{} needs {}", stage.id, short.join(" and ")));
         }
     }
-    if shortfalls.is_empty() {
-        Ok(())
-    } else {
-        Err(Error::Capacity { shortfalls, profiles: profiles.to_vec() })
-    }
+    if shortfalls.is_empty() { Ok(()) } else { Err(Error::Capacity { shortfalls, profiles: profiles.to_vec() }) }
 }

@@ -1,6 +1,10 @@
 //! The driver: carries out what the scheduler commands. The only place that waits for several things at once.
 
-use std::{collections::BTreeMap, sync::Arc, time::{Duration, Instant, SystemTime}};
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
 
 use flow_cache::{Acquired, ArtifactDigest, Cache, Holder, Lease, StageKey};
 use tokio::{
@@ -20,7 +24,7 @@ use crate::{
     executor::{Executor, Stop},
     key::KeyParts,
     names::StageId,
-    plan::{Plan, Probe, CacheProbe, Reason, reason},
+    plan::{CacheProbe, Plan, Probe, Reason, reason},
 };
 
 /// How often a stage that another run holds is looked at.
@@ -211,7 +215,8 @@ impl Driver<'_> {
                 let (cache, holder, id) = (self.cache.clone(), self.holder.clone(), stage.id.clone());
                 let recipe = self.plan.prepared.recipe.clone();
                 let recheck = self.options.recheck.contains(&id);
-                self.tasks.spawn(async move { Answer::Probed(at, probe(cache, holder, recipe, id, parts, recheck).await) });
+                self.tasks
+                    .spawn(async move { Answer::Probed(at, probe(cache, holder, recipe, id, parts, recheck).await) });
             }
             Command::ProbeLater(at) => {
                 self.tasks.spawn(async move {

@@ -157,7 +157,7 @@ impl<'a> Scheduler<'a> {
             Input::Retry(stage) => commands.push(Command::Probe(stage)),
             Input::Failed(stage) => {
                 self.set(stage, State::Ended);
-                self.give_up(stage, stage, &mut commands);
+                self.give_up(stage, &mut commands);
                 if !self.keep_going {
                     self.close();
                 }
@@ -188,9 +188,8 @@ impl<'a> Scheduler<'a> {
     }
 
     fn release(&mut self, stage: usize, commands: &mut Vec<Command>) {
-        let mut dependents: Vec<usize> = self.graph.dependents(stage).collect();
-        dependents.sort_unstable();
-        for next in dependents {
+        let graph = self.graph;
+        for next in graph.dependents(stage) {
             if let State::Blocked(missing) = self.states[next] {
                 if missing == 1 {
                     self.set(next, State::Probing);
@@ -202,14 +201,17 @@ impl<'a> Scheduler<'a> {
         }
     }
 
-    fn give_up(&mut self, failed: usize, stage: usize, commands: &mut Vec<Command>) {
-        let mut dependents: Vec<usize> = self.graph.dependents(stage).collect();
-        dependents.sort_unstable();
-        for next in dependents {
-            if matches!(self.states[next], State::Blocked(_)) {
-                self.set(next, State::Ended);
-                commands.push(Command::Skip { stage: next, because: failed });
-                self.give_up(failed, next, commands);
+    /// Ends all that cannot be reached without `failed`. A loop and no recursion: the graph may be a chain of thousands.
+    fn give_up(&mut self, failed: usize, commands: &mut Vec<Command>) {
+        let graph = self.graph;
+        let mut unreachable = vec![failed];
+        while let Some(stage) = unreachable.pop() {
+            for next in graph.dependents(stage) {
+                if matches!(self.states[next], State::Blocked(_)) {
+                    self.set(next, State::Ended);
+                    commands.push(Command::Skip { stage: next, because: failed });
+                    unreachable.push(next);
+                }
             }
         }
     }
@@ -274,6 +276,50 @@ mod tests {
     }
 
     #[test]
+    fn without_keep_going_a_failure_ends_the_run() {
+        let graph = Graph::new(&[vec![], vec![0], vec![], vec![]]).unwrap();
+        let mut run = Scheduler::new(&graph, vec![need(1); 4], TWO, false);
+        assert_eq!(run.step(Input::Begin), [Command::Probe(0), Command::Probe(2), Command::Probe(3)]);
+        run.step(Input::Miss(0));
+        run.step(Input::Miss(2));
+        assert_eq!(run.step(Input::Miss(3)), [], "both cores are taken");
+        assert_eq!(run.step(Input::Failed(0)), [Command::Skip { stage: 1, because: 0 }]);
+        assert_eq!(run.step(Input::Done(2)), [Command::Finish], "what ran has ended, 3 never began");
+    }
+
+    #[test]
+    fn the_longest_way_begins_first_and_a_giant_runs_alone() {
+        let graph = Graph::new(&[vec![], vec![], vec![1], vec![2]]).unwrap();
+        let giant = Need { cores: 9, memory: u64::MAX, gpus: 3 };
+        let mut run = Scheduler::new(&graph, vec![giant, need(2), need(1), need(1)], TWO, true);
+        run.step(Input::Begin);
+        assert_eq!(run.step(Input::Miss(0)), [Command::Launch(0)]);
+        assert_eq!(run.step(Input::Miss(1)), []);
+        assert_eq!(run.step(Input::Done(0)), [Command::Launch(1)]);
+
+        let mut run = Scheduler::new(&graph, vec![need(2); 4], TWO, true);
+        assert_eq!(run.step(Input::Begin), [Command::Probe(0), Command::Probe(1)]);
+        run.step(Input::Miss(1));
+        assert_eq!(run.step(Input::Miss(0)), []);
+        assert_eq!(run.step(Input::Done(1)), [Command::Probe(2), Command::Launch(0)]);
+        run.step(Input::Miss(2));
+        assert_eq!(run.step(Input::Failed(0)), [Command::Launch(2)]);
+        assert_eq!(run.step(Input::Failed(2)), [Command::Skip { stage: 3, because: 2 }, Command::Finish]);
+    }
+
+    #[test]
+    fn nothing_to_do_is_done() {
+        let graph = Graph::new(&[]).unwrap();
+        assert_eq!(Scheduler::new(&graph, Vec::new(), TWO, true).step(Input::Begin), [Command::Finish]);
+        let long: Vec<Vec<usize>> = (0..10_000_usize).map(|stage| stage.checked_sub(1).into_iter().collect()).collect();
+        let graph = Graph::new(&long).unwrap();
+        let mut run = Scheduler::new(&graph, vec![need(1); 10_000], TWO, true);
+        run.step(Input::Begin);
+        run.step(Input::Miss(0));
+        assert_eq!(run.step(Input::Failed(0)).len(), 10_000, "every other one is given up, then it ends");
+    }
+
+    #[test]
     fn an_interrupted_run_ends_when_what_runs_has_ended() {
         let graph = diamond();
         let mut run = Scheduler::new(&graph, vec![need(1); 4], TWO, true);
@@ -294,7 +340,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever the answers and their order, capacity is kept, every stage ends once, and the run ends.
+        /// Whatever the answers and their order, capacity is kept, no stage is looked at before its inputs are there, one is
+        /// given up exactly if a stage that it needs failed, every stage ends once, and the run ends.
         #[test]
         fn every_run_ends_within_its_capacity(
             edges in prop::collection::vec((0usize..12, 0usize..12), 0..30),
@@ -312,6 +359,7 @@ mod tests {
             let mut run = Scheduler::new(&graph, needs.clone(), TWO, true);
             let (mut open, mut running): (Vec<Command>, Vec<usize>) = (run.step(Input::Begin), Vec::new());
             let mut ended = [0; 12];
+            let (mut there, mut failed) = ([false; 12], [false; 12]);
             let mut at = 0;
             loop {
                 let answer = answers[at % answers.len()];
@@ -319,9 +367,14 @@ mod tests {
                 prop_assert!(at < 10_000);
                 let input = if let Some(place) = open.iter().position(|_| true).filter(|_| answer < 5 || running.is_empty()) {
                     match open.remove((answer as usize * 7 + place) % open.len()) {
-                        Command::Probe(s) if answer == 0 => Input::Busy(s),
-                        Command::Probe(s) if answer == 1 => { ended[s] += 1; Input::Hit(s) }
-                        Command::Probe(s) => Input::Miss(s),
+                        Command::Probe(s) => {
+                            prop_assert!(inputs[s].iter().all(|&input| there[input]));
+                            match answer {
+                                0 => Input::Busy(s),
+                                1 => { ended[s] += 1; there[s] = true; Input::Hit(s) }
+                                _ => Input::Miss(s),
+                            }
+                        }
                         Command::ProbeLater(s) => Input::Retry(s),
                         Command::Launch(s) => {
                             running.push(s);
@@ -329,12 +382,18 @@ mod tests {
                             prop_assert!(used <= 2);
                             continue;
                         }
-                        Command::Skip { stage, .. } => { ended[stage] += 1; continue; }
+                        Command::Skip { stage, because } => {
+                            prop_assert!(failed[because]);
+                            ended[stage] += 1;
+                            continue;
+                        }
                         Command::Finish => break,
                     }
                 } else if let Some(s) = running.pop() {
                     ended[s] += 1;
-                    if answer == 7 { Input::Failed(s) } else { Input::Done(s) }
+                    there[s] = answer != 7;
+                    failed[s] = answer == 7;
+                    if failed[s] { Input::Failed(s) } else { Input::Done(s) }
                 } else {
                     continue;
                 };

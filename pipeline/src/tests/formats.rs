@@ -5,7 +5,7 @@ use std::path::Path;
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
-    event::{log, state::RunState},
+    event::{Outcome, log, state::RunState},
     job::{Job, JobResult, read_json},
 };
 
@@ -30,7 +30,28 @@ fn events() {
     let events = log::read(&sample("events-1.jsonl")).unwrap();
     let lines: String = events.iter().map(|event| serde_json::to_string(event).unwrap() + "\n").collect();
     assert_eq!(lines, fs_err::read_to_string(sample("events-1.jsonl")).unwrap());
-    insta::assert_json_snapshot!(RunState::replay(&events).stages, @"");
+    let state = RunState::replay(&events);
+    let shown: String = state
+        .stages
+        .iter()
+        .map(|(id, stage)| {
+            let set = serde_json::to_value(stage).unwrap();
+            let set = set.as_object().unwrap().iter().filter(|(name, value)| {
+                !value.is_null() && **value != serde_json::json!([]) && *name != "key" && *name != "artifact"
+            });
+            format!("{id}: {}\n", set.map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join(" "))
+        })
+        .collect();
+    let want = [
+        r#"a: phase="cached""#,
+        r#"b[x]: bytes=12 metrics={"loss":2.5} notes=["slow"] phase="finished" progress=[3,null,"steps"] reason={"changes":[{"new":null,"old":"0.1","path":"params.lr"}],"why":"changed"} seconds=2.001 started="2026-01-01T00:00:02Z""#,
+        r#"c: error={"cancelled":false,"help":"yes","message":"no"} log_tail=["line"] phase="failed" reason={"stages":["b[x]"],"why":"upstream"} started="2026-01-01T00:00:05Z""#,
+        r#"d: blocked_by="c" phase="skipped""#,
+        r#"e: phase="stopped" reason={"why":"never-run"} started="2026-01-01T00:00:07Z""#,
+        r#"f: phase="pending""#,
+    ];
+    assert_eq!(shown.lines().collect::<Vec<_>>(), want);
+    assert_eq!((state.outcome, state.seconds), (Some(Outcome::Interrupted), Some(9.0)));
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use super::toys::{World, numerics, prepare};
+use super::world::{World, numerics, prepare};
 use crate::key::{KeyParts, canonical};
 
 /// The parts of the one stage of a recipe.
@@ -16,7 +16,8 @@ fn parts(stage: &str) -> KeyParts {
 
 #[test]
 fn spelling_never_changes_a_key() {
-    let plain = parts("{ kind: write, with: { text: x, times: 1000000, tokens: 1500, rate: 0.5, tags: { a: [1], b: [] } } }");
+    let plain =
+        parts("{ kind: write, with: { text: x, times: 1000000, tokens: 1500, rate: 0.5, tags: { a: [1], b: [] } } }");
     for other in [
         "{ with: { tags: { b: [], a: [1] }, rate: 0.5, tokens: 1500, times: 1000000, text: x }, kind: write }",
         "{ kind: write, with: { text: x, times: 1e6, tokens: 1.5K, rate: 5e-1, tags: { a: [0x1], b: [] } } }",
@@ -76,7 +77,9 @@ fn a_source_enters_by_content_and_not_by_place() {
 /// The same JSON with the members of every object turned round.
 fn reversed(value: &Value) -> Value {
     match value {
-        Value::Object(map) => Value::Object(map.iter().rev().map(|(name, value)| (name.clone(), reversed(value))).collect()),
+        Value::Object(map) => {
+            Value::Object(map.iter().rev().map(|(name, value)| (name.clone(), reversed(value))).collect())
+        }
         Value::Array(items) => items.iter().map(reversed).collect(),
         scalar => scalar.clone(),
     }

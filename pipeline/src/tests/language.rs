@@ -78,7 +78,8 @@ fn foreach_makes_instances_with_their_own_params() {
         ids(&recipe),
         ["base", "corpus[news]", "corpus[public]", "corpus[rust]", "expert[news]", "expert[rust]", "merge", "report"]
     );
-    let members: Vec<_> = recipe.members.iter().map(|one| (one.name.as_str(), one.title.as_str(), one.public)).collect();
+    let members: Vec<_> =
+        recipe.members.iter().map(|one| (one.name.as_str(), one.title.as_str(), one.public)).collect();
     assert_eq!(members, [("public", "Everybody", true), ("news", "news", false), ("rust", "Rust 2024", false)]);
     assert_eq!(
         with(&recipe, "corpus[rust]"),
@@ -121,9 +122,18 @@ fn profiles_lie_over_the_recipe_and_set_over_all() {
         ("vars.steps", "1e1", "base", json!({ "lr": 0.0003, "steps": 10 })),
         ("steps", "null", "base", json!({ "lr": 0.0003, "steps": null })),
         ("stages.base.with.lr", "0.5", "base", json!({ "lr": 0.5, "steps": 100 })),
-        ("domains.rust.with.expert.schedule", "null", "expert[rust]",
-            json!({ "lr": 0.001, "steps": 100, "schedule": { "kind": "cosine", "warmup": 10 } })),
-        ("stages.expert.with.schedule", "flat", "expert[news]", json!({ "lr": 0.0003, "steps": 100, "schedule": "flat" })),
+        (
+            "domains.rust.with.expert.schedule",
+            "null",
+            "expert[rust]",
+            json!({ "lr": 0.001, "steps": 100, "schedule": { "kind": "cosine", "warmup": 10 } }),
+        ),
+        (
+            "stages.expert.with.schedule",
+            "flat",
+            "expert[news]",
+            json!({ "lr": 0.0003, "steps": 100, "schedule": "flat" }),
+        ),
         ("defaults.train.lr", "null", "base", json!({ "steps": 100 })),
     ] {
         assert_eq!(with(&read_with(SMALL, &[], &[(path, value)]), id), want, "{path}={value}");
@@ -218,7 +228,12 @@ fn the_schema_of_recipes_knows_the_kinds() {
         .iter()
         .map(|kind| {
             let (params, places) = kind.schemas();
-            let schema = crate::recipe::KindSchema { params, places, inputs: vec![("parts".into(), true)], doc: kind.about().into() };
+            let schema = crate::recipe::KindSchema {
+                params,
+                places,
+                inputs: vec![("parts".into(), true)],
+                doc: kind.about().into(),
+            };
             (kind.name().to_owned(), schema)
         })
         .collect();
@@ -240,5 +255,4 @@ fn the_schema_of_recipes_knows_the_kinds() {
         }
     }
     check(&schema, &schema);
-
 }

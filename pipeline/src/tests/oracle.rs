@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use flow_cache::{ArtifactDigest, StageKey};
 use proptest::{prelude::*, test_runner::Config};
 
-use super::toys::World;
+use super::world::World;
 use crate::{event::state::RunState, names::StageId};
 
 /// One stage of a random recipe: how it is made, and which earlier stages it takes.
@@ -25,15 +25,18 @@ fn toys() -> impl Strategy<Value = Vec<Toy>> {
 fn recipe(toys: &[Toy]) -> String {
     let mut text = String::new();
     for (at, toy) in toys.iter().enumerate() {
-        let takes: BTreeSet<usize> =
-            toy.takes.iter().filter(|_| at > 0).map(|index| index.index(at)).collect();
+        let takes: BTreeSet<usize> = toy.takes.iter().filter(|_| at > 0).map(|index| index.index(at)).collect();
         let line = match takes.iter().next() {
             // Texts that differ only in blanks, so that the wave is stopped now and then.
             None => format!("{{ kind: write, with: {{ text: 'x{}' }} }}", " ".repeat(toy.text.into())),
             Some(one) if toy.trim => format!("{{ kind: trim, inputs: {{ text: s{one} }} }}"),
             Some(_) => {
                 let parts: Vec<String> = takes.iter().map(|at| format!("s{at}")).collect();
-                format!("{{ kind: join, with: {{ tidy: {} }}, inputs: {{ parts: [{}] }} }}", toy.text == 0, parts.join(", "))
+                format!(
+                    "{{ kind: join, with: {{ tidy: {} }}, inputs: {{ parts: [{}] }} }}",
+                    toy.text == 0,
+                    parts.join(", ")
+                )
             }
         };
         text += &format!("  s{at}: {line}\n");
@@ -63,7 +66,7 @@ proptest! {
                 assert_eq!(artifacts(&ran.state), artifacts(&fresh.state));
                 // Two stages of one recipe may share a key: then one of them runs.
                 let keys: BTreeSet<StageKey> = ran.state.stages.values().filter_map(|stage| stage.key).collect();
-                assert_eq!(ran.ran.len(), keys.difference(&known).count());
+                assert_eq!(ran.made.len(), keys.difference(&known).count());
                 known.extend(keys);
                 let at = index.index(toys.len());
                 toys[at].text = text;

@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use super::{
+    compare,
     input::{BTM, FLEXOLMO, ModelGroup, ModelResult, PUBLIC, ReportInput, SOUP},
     metric::{Metric, fixed},
     results::{OptOut, domains, opt_outs},
@@ -79,7 +80,8 @@ fn versus(
     name: &str,
 ) -> Option<Headline> {
     let (ours, theirs) = (metric.mean(&full.evaluation)?, metric.mean(&other.evaluation)?);
-    let difference = ours.minus(theirs);
+    let all = domains(input, metric);
+    let difference = compare::mean(all.iter().filter_map(|(domain, _)| compare::difference(full, other, domain, metric)))?;
     let is_better = metric.is_better(ours.value, theirs.value);
     let verdict = match (difference.is_clear(), is_better) {
         (false, _) => Verdict::Undecided,
@@ -88,7 +90,7 @@ fn versus(
     };
     let mut compared = 0;
     let mut won = 0;
-    for (domain, _) in domains(input, metric) {
+    for (domain, _) in all {
         let value = |model: &ModelResult| model.evaluation.domains.get(domain).and_then(|result| metric.of(result));
         if let (Some(ours), Some(theirs)) = (value(full), value(other)) {
             compared += 1;

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use flow_data::evaluation::Scores;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -54,6 +55,9 @@ pub struct ModelResult {
     pub left_out: Option<String>,
     /// Its `results.json`.
     pub evaluation: Evaluation,
+    /// Its `scores.json`, by domain: two models are compared on the same documents. May be absent.
+    #[serde(default)]
+    pub scores: BTreeMap<String, Scores>,
 }
 
 /// The parts of the paper's table 2, and the models without one domain.

@@ -18,7 +18,7 @@ use super::{
     input::{BTM, FLEXOLMO, PUBLIC, SOUP},
     write_tables,
 };
-use crate::engine::{io, model};
+use crate::engine::{data, io, model};
 
 /// The kind.
 pub(crate) struct Report;
@@ -73,7 +73,8 @@ fn gather(ctx: &Context, params: &Params) -> Result<ReportInput, StageError> {
     let mut results = Vec::new();
     let mut add = |tree: &InputTree, label: String, group, title: String, left_out: Option<String>| {
         let evaluation: Evaluation = json::read(&tree.path.join("results.json")).map_err(model)?;
-        results.push(ModelResult { label, group, title, left_out, evaluation });
+        let scores = flow_data::evaluation::read_scores(&tree.path).map_err(data)?;
+        results.push(ModelResult { label, group, title, left_out, evaluation, scores });
         Ok::<(), StageError>(())
     };
     for tree in ctx.inputs("public") {

@@ -116,7 +116,7 @@ pub(super) fn grouped(value: u64) -> String {
 
 impl Estimate {
     /// `self - other` with an interval by the MOVER method (Zou & Donner 2008), which takes the two as independent.
-    /// Both were measured on the same documents, so the true interval is narrower: what counts as clear here is clear.
+    /// On the same documents the true interval is narrower: what counts as clear here is clear.
     pub(super) fn minus(self, other: Self) -> Self {
         let value = self.value - other.value;
         let below = (self.value - self.low).hypot(other.high - other.value);

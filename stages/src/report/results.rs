@@ -1,6 +1,7 @@
 //! The tables of results: the paper's table 2, the intervals behind it, and what each model without one domain loses.
 
 use super::{
+    compare,
     input::{Estimate, FLEXOLMO, ModelGroup, ModelResult, ReportInput},
     metric::Metric,
     table::{Cell, Column, Raw, Row, RowGroup, Table, Tone},
@@ -96,7 +97,6 @@ pub(super) struct OptOut<'a> {
     pub model: &'a ModelResult,
     /// Domain, and the difference there.
     pub differences: Vec<(&'a str, Option<Estimate>)>,
-    pub mean: Option<Estimate>,
 }
 
 impl OptOut<'_> {
@@ -112,14 +112,11 @@ impl OptOut<'_> {
     }
 
     fn mean_of_others(&self) -> Option<Estimate> {
-        let others: Vec<Estimate> = self.others().map(|(_, difference)| difference).collect();
-        if others.is_empty() {
-            return None;
-        }
-        let count = others.len() as f64;
-        let value = others.iter().map(|d| d.value).sum::<f64>() / count;
-        let half = |side: fn(&Estimate) -> f64| others.iter().map(|d| side(d).powi(2)).sum::<f64>().sqrt() / count;
-        Some(Estimate { value, low: value - half(|d| d.value - d.low), high: value + half(|d| d.high - d.value) })
+        compare::mean(self.others().map(|(_, difference)| difference))
+    }
+
+    fn mean(&self) -> Option<Estimate> {
+        compare::mean(self.differences.iter().filter_map(|(_, difference)| *difference))
     }
 }
 
@@ -127,7 +124,6 @@ impl OptOut<'_> {
 pub(super) fn opt_outs(input: &ReportInput, metric: Metric) -> Vec<OptOut<'_>> {
     let Some(full) = input.model(FLEXOLMO) else { return Vec::new() };
     let domains = domains(input, metric);
-    let difference = |model: Option<Estimate>, full: Option<Estimate>| Some(model?.minus(full?));
     let models =
         input.group(ModelGroup::OptOut).into_iter().filter_map(|model| Some((model.left_out.as_deref()?, model)));
     models
@@ -136,9 +132,8 @@ pub(super) fn opt_outs(input: &ReportInput, metric: Metric) -> Vec<OptOut<'_>> {
             model,
             differences: domains
                 .iter()
-                .map(|(name, _)| (*name, difference(estimate(model, name, metric), estimate(full, name, metric))))
+                .map(|(name, _)| (*name, compare::difference(model, full, name, metric)))
                 .collect(),
-            mean: difference(metric.mean(&model.evaluation), metric.mean(&full.evaluation)),
         })
         .collect()
 }
@@ -161,7 +156,7 @@ pub(super) fn opt_out_matrix(input: &ReportInput, metric: Metric) -> Option<Tabl
             let mut cells: Vec<Cell> =
                 opt_out.differences.iter().map(|(name, value)| cell(*value, *name == opt_out.left_out)).collect();
             cells.push(cell(opt_out.mean_of_others(), false));
-            cells.push(cell(opt_out.mean, false));
+            cells.push(cell(opt_out.mean(), false));
             Row { key: opt_out.model.label.clone(), title: input.title(opt_out.left_out).to_owned(), cells }
         })
         .collect();
@@ -179,8 +174,7 @@ pub(super) fn opt_out_matrix(input: &ReportInput, metric: Metric) -> Option<Tabl
         caption: format!("{}: what leaving one domain out changes", metric.title()),
         note: format!(
             "{unit} The bold cell is the domain that was left out; Others is the mean of the rest of its row. A star marks a \
-             difference whose 95% interval does not hold 0; the interval takes the two models' errors as independent, which \
-             makes it wider than it need be."
+             difference whose 95% interval does not hold 0, by bootstrap over the documents or items that both models saw."
         ),
         corner: "Left out".to_owned(),
         columns,

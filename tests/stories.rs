@@ -1,0 +1,17 @@
+//! What a person does with flow, end to end, through the program itself: one file a story.
+//!
+//! Each test has a folder of its own with text made by a seeded generator and a small recipe ([`environment`]), so that a
+//! whole run takes seconds; what needs no whole run is tested in the crates.
+
+mod stories {
+    mod broken_sources;
+    mod corpus;
+    mod cut_off;
+    mod environment;
+    mod first_run;
+    mod full_disk;
+    mod plan_and_graph;
+    mod process;
+    mod what_runs_again;
+    mod wrong_recipes;
+}

@@ -1,0 +1,127 @@
+//! A run that is cut off goes on from where it was, whoever ended it and how, and ends with the bytes of one that was not.
+
+use std::fs;
+
+use serde_json::Value;
+
+use super::{
+    environment::{Ended, TestEnvironment, walk},
+    process::{Running, is_alive, wait_until},
+};
+
+/// The tiny recipe with a training long enough to be cut off in the middle, and a checkpoint every 20 steps.
+fn long_training() -> TestEnvironment {
+    let environment = TestEnvironment::fresh();
+    environment.edit("tokens: 20K }", "tokens: 300K, checkpoint_every: 20 }");
+    environment
+}
+
+/// The digest of the model of a run that was not cut off, in a store of its own.
+fn in_one_go(environment: &TestEnvironment) -> Value {
+    let ended = environment.run(&["public", "--store", "other"]).succeeded();
+    assert_eq!(notes(&ended), Vec::<String>::new());
+    artifact(&ended)
+}
+
+/// Starts the training and waits until it has passed a checkpoint, as `flow status` sees it.
+fn in_the_middle(environment: &TestEnvironment) -> Running {
+    let mut running = environment.start(&["public"]);
+    running.wait_until("the training is past its third checkpoint", || step(environment) > 60);
+    running
+}
+
+fn step(environment: &TestEnvironment) -> u64 {
+    let ended = environment.flow(&["status", "--json"]);
+    // Until the first event is written there is no run to show.
+    if ended.code != Some(0) {
+        return 0;
+    }
+    ended.json()["stages"]["public"]["progress"][0].as_u64().unwrap_or(0)
+}
+
+fn notes(ended: &Ended) -> Vec<String> {
+    ended.events("stage-note").iter().map(|note| note["text"].as_str().unwrap().to_owned()).collect()
+}
+
+fn artifact(ended: &Ended) -> Value {
+    let finished = ended.events("stage-finished");
+    finished.iter().find(|event| event["stage"] == "public").unwrap()["artifact"].clone()
+}
+
+/// The same command once more: it must go on from a checkpoint and give the bytes of a run in one go.
+fn goes_on(environment: &TestEnvironment) {
+    let ended = environment.run(&["public"]).succeeded();
+    let cached = ended.stages("stage-cached");
+    assert!(["corpus[public]", "tokenizer", "tokens[public]"].iter().all(|stage| cached.contains(*stage)), "{cached:?}");
+    let notes = notes(&ended);
+    let from = notes.iter().find_map(|note| note.strip_prefix("goes on from step ")?.split(' ').next()?.parse::<u64>().ok());
+    assert!(from.is_some_and(|step| (60..586).contains(&step)), "{notes:?}");
+    assert_eq!(artifact(&ended), in_one_go(environment));
+    assert_eq!(walk(&environment.path(".flow/v1/work")), Vec::<std::path::PathBuf>::new(), "work dirs are left");
+    assert_eq!(walk(&environment.path(".flow/v1/tmp")), Vec::<std::path::PathBuf>::new(), "staged files are left");
+}
+
+#[test]
+fn everything_is_killed_at_once() {
+    let environment = long_training();
+    let mut running = in_the_middle(&environment);
+    assert_eq!(running.stages().len(), 1, "one stage trains");
+    running.kill_tree();
+
+    let records = environment.records(".flow");
+    assert_eq!(records, 3, "the corpus, the tokenizer and the tokens are on record; the model is not");
+    let ended = environment.flow(&["status"]).succeeded();
+    assert!(ended.stdout.contains("cut off; the same command goes on from here"), "{}", ended.stdout);
+    goes_on(&environment);
+}
+
+#[test]
+fn only_the_parent_is_killed() {
+    let environment = long_training();
+    let mut running = in_the_middle(&environment);
+    let stages = running.stages();
+    assert_eq!(stages.len(), 1, "one stage trains");
+    running.signal("KILL");
+    assert_eq!(running.wait(), None);
+    wait_until("the stage without a parent has ended", || !stages.iter().any(|stage| is_alive(*stage)));
+    goes_on(&environment);
+}
+
+#[test]
+fn only_the_stage_is_killed() {
+    let environment = long_training();
+    let mut running = in_the_middle(&environment);
+    for stage in running.stages() {
+        assert!(std::process::Command::new("kill").args(["-9", &stage.to_string()]).status().unwrap().success());
+    }
+    assert_eq!(running.wait(), Some(1), "a stage that is killed is a stage that failed");
+    let events = fs::read_to_string(environment.path("stdout")).unwrap();
+    let failed = events.lines().find(|line| line.contains("stage-failed")).unwrap_or_else(|| panic!("{events}"));
+    assert!(failed.contains("signal 9") || failed.contains("SIGKILL"), "{failed}");
+    goes_on(&environment);
+}
+
+#[test]
+fn a_person_presses_ctrl_c() {
+    for signal in ["INT", "TERM"] {
+        let environment = long_training();
+        let mut running = in_the_middle(&environment);
+        let stages = running.stages();
+        running.signal(signal);
+        assert_eq!(running.wait(), Some(130), "SIG{signal}");
+        assert!(!stages.iter().any(|stage| is_alive(*stage)), "a stage outlived the run");
+        let state = environment.flow(&["status", "--json"]).succeeded().json();
+        assert_eq!((&state["outcome"], &state["stages"]["public"]["phase"]), (&"interrupted".into(), &"stopped".into()));
+        goes_on(&environment);
+    }
+}
+
+#[test]
+fn a_run_beside_it_waits_and_takes_what_the_first_one_makes() {
+    let environment = long_training();
+    let mut first = in_the_middle(&environment);
+    let second = environment.run(&["public"]).succeeded();
+    assert_eq!(first.wait(), Some(0));
+    assert!(!second.stages("stage-started").contains("public"), "both trained: {second:#?}");
+    assert_eq!(second.stages("stage-waiting"), super::environment::names(["public"]));
+}

@@ -1,0 +1,77 @@
+//! A disk that is full is told in words that help, nothing half-written is taken for whole, and with more room the same command
+//! goes on.
+
+use std::{path::Path, process::Command};
+
+use super::{
+    corpus::DOMAINS,
+    environment::{TestEnvironment, stages},
+};
+
+/// A file system in memory of a few KiB. It takes root to have one.
+struct Disk<'a> {
+    at: &'a Path,
+}
+
+impl<'a> Disk<'a> {
+    fn mount(at: &'a Path, kib: u32) -> Result<Self, String> {
+        std::fs::create_dir_all(at).unwrap();
+        mount(&format!("size={kib}k"), at).map(|()| Self { at })
+    }
+
+    fn resize(&self, kib: u32) {
+        mount(&format!("remount,size={kib}k"), self.at).unwrap();
+    }
+}
+
+fn mount(options: &str, at: &Path) -> Result<(), String> {
+    let output = Command::new("mount").args(["-t", "tmpfs", "-o", options, "tmpfs"]).arg(at).output();
+    match output {
+        Ok(output) if output.status.success() => Ok(()),
+        Ok(output) => Err(String::from_utf8_lossy(&output.stderr).trim().to_owned()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+impl Drop for Disk<'_> {
+    fn drop(&mut self) {
+        // What stays mounted keeps the test's folder, no more.
+        let _ = Command::new("umount").arg(self.at).status();
+    }
+}
+
+#[test]
+fn with_more_room_the_same_command_goes_on() {
+    let environment = TestEnvironment::fresh();
+    let store = environment.path("store");
+    let disk = match Disk::mount(&store, 64) {
+        Ok(disk) => disk,
+        Err(reason) => {
+            println!("skipped: no file system can be mounted here ({reason})");
+            return;
+        }
+    };
+    let mut failures = 0;
+    // It runs full in other places each time: at the corpora, the tokens, the weights, the merged model.
+    for kib in [64, 256, 768, 1536, 2560, 4096] {
+        disk.resize(kib);
+        let ended = environment.flow(&["run", "recipe.yaml", "--threads", "2", "--store", "store"]);
+        if ended.code == Some(0) {
+            break;
+        }
+        failures += 1;
+        let ended = ended.with_code(1);
+        assert!(ended.stderr.contains("No space left on device"), "with {kib} KiB: {}", ended.stderr);
+        assert!(ended.stderr.contains("--store"), "with {kib} KiB nobody says what to do: {}", ended.stderr);
+        assert!(ended.stderr.contains("store"), "with {kib} KiB nobody says which disk: {}", ended.stderr);
+    }
+    assert!(failures >= 3, "the disk was never full");
+    disk.resize(64 * 1024);
+    let ended = environment.run(&["--store", "store"]).succeeded();
+    assert!(!ended.stages("stage-cached").is_empty(), "nothing was kept of what had been finished");
+
+    // The same bytes as where there was always room.
+    let finished = TestEnvironment::finished();
+    assert_eq!(environment.artifacts("report/tiny"), finished.artifacts("report/tiny"));
+    assert_eq!(environment.records("store"), stages(&DOMAINS).len());
+}
