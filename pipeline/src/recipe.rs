@@ -203,8 +203,8 @@ fn build(
             found.extend(wrong);
         }
     }
-    let raw = raw::read(&root, &mut found);
-    let (members, stages) = expand::expand(&raw, &known, &mut found);
+    let mut raw = raw::read(&root, &mut found);
+    let (members, stages) = expand::expand(&mut raw, &known, &mut found);
     reference::cycles(&stages, &mut found);
     match raw.name {
         Some(name) if found.is_empty() => Ok(Recipe {

@@ -164,7 +164,7 @@ fn completions_are_printed_for_each_shell() {
     let environment = TestEnvironment::empty();
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
         let ended = environment.flow(&["completions", shell]).succeeded();
-        assert!(ended.stdout.contains("flow") && ended.stdout.contains("--profile"), "{shell}: {}", ended.stdout);
+        assert!(ended.stdout.contains("flow") && ended.stdout.contains("profile"), "{shell}: {}", ended.stdout);
     }
 }
 

@@ -163,7 +163,8 @@ fn a_title_trains_nothing() {
     let environment = TestEnvironment::finished();
     environment.edit("title: Stars", "title: The stars above");
     let started = environment.runs_again();
-    assert!(started.is_subset(&names(["report"])), "{started:?}");
+    assert_eq!(started, names(["report"]));
+    assert!(environment.read("report/tiny/report.md").contains("| Model | Public | Bread and cakes | The sea | The stars above |"));
 }
 
 #[test]

@@ -2,6 +2,8 @@
 //!
 //! Each message is kept in `snapshots/`; look at what changes there as a person who made the mistake would.
 
+use std::collections::BTreeSet;
+
 use insta::assert_snapshot;
 
 use super::environment::{Ended, TestEnvironment};
@@ -63,6 +65,9 @@ fn refused_in(environment: &TestEnvironment, more: &[&str]) -> String {
     assert_eq!(environment.records(".flow"), 0);
     let shown = ended.snapshot();
     let _ = ended.with_code(2);
+    // Each place is shown once, however many instances of a stage it is wrong for.
+    let places: Vec<&str> = shown.lines().filter(|line| line.contains("╭─[")).collect();
+    assert_eq!(places.len(), places.iter().collect::<BTreeSet<_>>().len(), "{shown}");
     shown
 }
 

@@ -6,10 +6,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::decode::decode;
-use super::diagnostic::{Diagnostic, Spanned};
-use super::node::{Node, Value};
+use super::diagnostic::{Diagnostic, Span, Spanned};
+use super::node::{Entry, Node, Value};
 use super::overlay::lay;
-use super::raw::{RawMember, RawRecipe, RawStage, wrong_type};
+use super::raw::{RawMember, RawRecipe, RawStage, TITLES, wrong_type};
 use super::reference::{self, Shapes};
 use super::variable::{Scope, fill, too_large};
 use super::yaml::Budget;
@@ -48,9 +48,11 @@ impl Known {
 }
 
 /// Expands a recipe. The stages are sorted by id.
-pub(super) fn expand(raw: &RawRecipe, known: &Known, found: &mut Vec<Diagnostic>) -> (Vec<Member>, Vec<StageSpec>) {
+pub(super) fn expand(raw: &mut RawRecipe, known: &Known, found: &mut Vec<Diagnostic>) -> (Vec<Member>, Vec<StageSpec>) {
     let mut budget = Budget::new(MAX_EXPANDED);
     let members = members(raw, &mut budget, found);
+    raw.vars.insert(TITLES.to_owned(), all_titles(&members));
+    let raw = &*raw;
     let titles: BTreeMap<&InstanceName, &str> =
         members.iter().map(|member| (&member.name, member.title.as_str())).collect();
 
@@ -109,6 +111,16 @@ fn members(raw: &RawRecipe, budget: &mut Budget, found: &mut Vec<Diagnostic>) ->
         public: false,
     }));
     members
+}
+
+/// What `${titles}` stands for: name → title of every member.
+fn all_titles(members: &[Member]) -> Node {
+    let spanned = |text: &str| Spanned::new(text.to_owned(), Span::NOWHERE);
+    let entry = |member: &Member| Entry {
+        key: spanned(member.name.as_str()),
+        value: Node { value: Value::Str(member.title.clone()), span: Span::NOWHERE },
+    };
+    Node { value: Value::Map(members.iter().map(entry).collect()), span: Span::NOWHERE }
 }
 
 /// The instances that a `foreach` names, sorted; none where it is wrong, which is noted.

@@ -18,7 +18,9 @@ pub(super) const SECTIONS: [&str; 9] =
 const STAGE_KEYS: [&str; 5] = ["foreach", "kind", "with", "inputs", "resources"];
 const MEMBER_KEYS: [&str; 2] = ["title", "with"];
 /// Names that `${…}` knows without a variable.
-pub(super) const BUILTIN: [&str; 2] = ["domain", "title"];
+pub(super) const BUILTIN: [&str; 3] = ["domain", "title", TITLES];
+/// All members' titles by name, as a map.
+pub(super) const TITLES: &str = "titles";
 
 /// A recipe in sections.
 pub(super) struct RawRecipe {
@@ -200,7 +202,7 @@ fn vars(node: &Node, found: &mut Vec<Diagnostic>) -> BTreeMap<String, Node> {
             found.push(
                 Diagnostic::new("recipe::variable", format!("no variable can be named `{name}`"))
                     .at(entry.key.span, "taken")
-                    .help("`${domain}` and `${title}` are those of the instance"),
+                    .help("`${domain}` and `${title}` are those of the instance, `${titles}` those of all members"),
             );
         } else if let Err(error) = StageName::new(name) {
             let error = NameError { what: "variable name", ..error };
