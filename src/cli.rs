@@ -76,12 +76,19 @@ pub struct StoreArgs {
 /// What computes.
 #[derive(Debug, Args)]
 pub struct DeviceArgs {
-    /// The compute device: `cpu`, `wgpu` or `cuda`.
-    #[arg(long, value_name = "DEVICE", env = "FLOW_DEVICE", default_value = "cpu")]
-    pub device: String,
+    /// The compute device: `cpu`, `wgpu` or `cuda` [default: the recipe's `device`, else `cpu`].
+    #[arg(long, value_name = "DEVICE", env = "FLOW_DEVICE")]
+    pub device: Option<String>,
     /// Cores that stages may use together [default: all].
     #[arg(long, value_name = "N")]
     pub threads: Option<u32>,
+}
+
+impl DeviceArgs {
+    /// The device to compute on.
+    pub fn device<'a>(&'a self, recipe: &'a flow_pipeline::recipe::Recipe) -> &'a str {
+        self.device.as_deref().or(recipe.device.as_deref()).unwrap_or("cpu")
+    }
 }
 
 /// `flow run`.

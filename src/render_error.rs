@@ -8,12 +8,16 @@ use std::process::ExitCode;
 use flow_pipeline::{
     Error, StageError, chain,
     recipe::{Diagnostic, SourceMap},
+    run::{Need, Shortfall},
 };
 use miette::{
     GraphicalReportHandler, GraphicalTheme, LabeledSpan, MietteDiagnostic, NamedSource, Severity,
 };
 
-use crate::{failure::Failure, view};
+use crate::{
+    failure::Failure,
+    view::{self, numbers},
+};
 
 /// A complaint in the form that is shown and, with `--json`, written.
 struct Complaint {
@@ -85,9 +89,14 @@ fn complaints(error: &Error) -> Vec<Complaint> {
                 help: help.clone(),
             })
             .collect(),
-        Error::Capacity { shortfalls, profiles } => {
-            let list = shortfalls.iter().map(|line| format!("\n  {line}")).collect::<String>();
-            let message = format!("this machine cannot hold the run, so nothing was done:{list}");
+        Error::Capacity { shortfalls, capacity, profiles } => {
+            let list = needs(shortfalls).into_iter().map(|line| format!("\n  {line}")).collect::<String>();
+            let message = format!(
+                "this machine cannot hold the run, so nothing was done. There are {} cores, {} of memory and {}; needed are:{list}",
+                capacity.cores,
+                numbers::bytes(capacity.memory),
+                accelerators(capacity.gpus),
+            );
             let smaller = profiles.iter().map(|name| format!("`--profile {name}`")).collect::<Vec<_>>().join(" or ");
             let help = if profiles.is_empty() {
                 "run it where these are, or lower the stages' sizes".to_owned()
@@ -110,6 +119,35 @@ fn complaints(error: &Error) -> Vec<Complaint> {
         Error::Cache(source) => one(cache_help(source)),
         Error::Io { source, .. } => one(disk_help(source)),
         Error::Spawn { .. } => one(Some("the program must still be where it was started from".to_owned())),
+    }
+}
+
+/// What does not fit, instances of one stage on one line.
+fn needs(shortfalls: &[Shortfall]) -> Vec<String> {
+    let mut groups: Vec<(String, Need, usize)> = Vec::new();
+    for Shortfall { stage, need } in shortfalls {
+        let base = stage.base().to_string();
+        match groups.iter_mut().find(|(name, known, _)| *name == base && known == need) {
+            Some((_, _, count)) => *count += 1,
+            None => groups.push((base, *need, 1)),
+        }
+    }
+    let line = |(name, need, count): (String, Need, usize)| {
+        let each = if count > 1 { format!(" (each of {count})") } else { String::new() };
+        if need.gpus == 0 {
+            return format!("{name}{each}: {} of memory", numbers::bytes(need.memory));
+        }
+        let memory = numbers::bytes(need.memory / u64::from(need.gpus));
+        format!("{name}{each}: {} with {memory} of memory each", accelerators(need.gpus))
+    };
+    groups.into_iter().map(line).collect()
+}
+
+fn accelerators(count: u32) -> String {
+    match count {
+        0 => "no accelerator".to_owned(),
+        1 => "1 accelerator".to_owned(),
+        n => format!("{n} accelerators"),
     }
 }
 

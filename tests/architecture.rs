@@ -1,6 +1,8 @@
 //! What keeps the house in order (docs/DESIGN.md §2): which crate may look at which, and how files are named and how long they
 //! are. Reads what cargo says, not what the manifests seem to say.
 
+#![expect(clippy::unwrap_used, reason = "a test")]
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,

@@ -3,6 +3,8 @@
 //! Each test has a folder of its own with text made by a seeded generator and a small recipe ([`environment`]), so that a
 //! whole run takes seconds; what needs no whole run is tested in the crates.
 
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test")]
+
 mod stories {
     mod broken_sources;
     mod corpus;

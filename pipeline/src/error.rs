@@ -4,7 +4,11 @@ use std::path::PathBuf;
 
 use flow_cache::{ArtifactDigest, StageKey};
 
-use crate::{names::StageId, recipe::Diagnostic};
+use crate::{
+    names::StageId,
+    recipe::Diagnostic,
+    run::{Capacity, Shortfall},
+};
 
 /// What this crate returns.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -39,10 +43,12 @@ pub enum Error {
         source: serde_json::Error,
     },
     /// A machine cannot hold what the plan would run.
-    #[error("this machine cannot hold the run: {}", .shortfalls.join("; "))]
+    #[error("this machine cannot hold {} of the stages", .shortfalls.len())]
     Capacity {
-        /// One line for each stage and resource that is short.
-        shortfalls: Vec<String>,
+        /// What does not fit; never empty.
+        shortfalls: Vec<Shortfall>,
+        /// What there is.
+        capacity: Capacity,
         /// Profiles of the recipe that may fit.
         profiles: Vec<String>,
     },

@@ -37,6 +37,8 @@ pub struct Recipe {
     pub name: RecipeName,
     /// The seed that every stage's own is derived from.
     pub seed: u64,
+    /// The compute device that it asks for; the command line may name another.
+    pub device: Option<String>,
     /// All stages after `foreach`, sorted by id. Their references exist and make no cycle.
     pub stages: Vec<StageSpec>,
     /// `public` where there is one, then the domains, sorted by name.
@@ -210,6 +212,7 @@ fn build(
         Some(name) if found.is_empty() => Ok(Recipe {
             name,
             seed: raw.seed,
+            device: raw.device.clone(),
             stages,
             members,
             sources,
@@ -269,6 +272,7 @@ pub fn resolved_json(recipe: &Recipe) -> serde_json::Value {
         "name": recipe.name.as_str(),
         "profile": recipe.profile,
         "seed": recipe.seed,
+        "device": recipe.device,
         "stages": stages,
     })
 }

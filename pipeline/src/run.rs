@@ -8,4 +8,5 @@ pub mod schedule;
 
 pub use drive::{RunOptions, run};
 pub use folder::RunFolder;
-pub use schedule::Capacity;
+pub use capacity::Shortfall;
+pub use schedule::{Capacity, Need};

@@ -12,7 +12,7 @@ pub fn plan(args: &PlanArgs, json: bool) -> Ended {
     let plan = planning::runtime()?.block_on(async {
         let cache = planning::open(&args.store).await?;
         let prepared = planning::prepare(&recipe, &registry, &cache, &args.stages)?;
-        planning::plan(prepared, &cache, &args.device, &[]).await
+        planning::plan(prepared, &cache, args.device.device(&recipe), &[]).await
     })?;
     if json {
         view::json::pretty(&view::plan::value(&plan));

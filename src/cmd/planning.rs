@@ -10,7 +10,7 @@ use flow_pipeline::{
 };
 
 use crate::{
-    cli::{DeviceArgs, RecipeArgs, StoreArgs},
+    cli::{RecipeArgs, StoreArgs},
     failure::Failure,
 };
 
@@ -49,8 +49,8 @@ fn save(memo: &HashMemo) {
 }
 
 /// A plan against this store.
-pub async fn plan(prepared: Prepared, cache: &Cache, device: &DeviceArgs, recheck: &[String]) -> Result<Plan, Failure> {
-    let numerics = numerics(&device.device)?;
+pub async fn plan(prepared: Prepared, cache: &Cache, device: &str, recheck: &[String]) -> Result<Plan, Failure> {
+    let numerics = numerics(device)?;
     let recheck = stage_ids(recheck)?;
     let recipe = prepared.recipe.clone();
     Ok(plan::plan(prepared, numerics, &CacheProbe { cache, recipe: &recipe }, &recheck).await?)

@@ -19,7 +19,7 @@ use flow_stages::report::{self, Lineage, Numerics, StageLine};
 
 use super::{graph, planning};
 use crate::{
-    cli::{DeviceArgs, ReportArgs},
+    cli::ReportArgs,
     failure::{Ended, Failure},
     view,
 };
@@ -34,7 +34,7 @@ pub fn report(args: &ReportArgs, json: bool) -> Ended {
     let written = planning::runtime()?.block_on(async {
         let cache = planning::open(&args.store).await?;
         let prepared = planning::prepare(&recipe, &registry, &cache, &[])?;
-        let plan = planning::plan(prepared, &cache, &args.device, &[]).await?;
+        let plan = planning::plan(prepared, &cache, args.device.device(&recipe), &[]).await?;
         let missing: Vec<String> = plan
             .stages()
             .iter()
@@ -47,7 +47,7 @@ pub fn report(args: &ReportArgs, json: bool) -> Ended {
             return Err(Failure::usage(message, format!("`flow run` makes them: {}", missing.join(", "))));
         }
         let state = cached(&plan);
-        write(&recipe, &plan, &cache, &state, &args.device, args.report.clone()).await
+        write(&recipe, &plan, &cache, &state, args.device.device(&recipe), args.report.clone()).await
     })?;
     let Some(folder) = written else {
         return Err(Failure::usage("the recipe has no stage of the kind `report`", None));
@@ -81,7 +81,7 @@ pub async fn write(
     plan: &Plan,
     cache: &Cache,
     state: &RunState,
-    device: &DeviceArgs,
+    device: &str,
     out: Option<PathBuf>,
 ) -> Result<Option<PathBuf>, Failure> {
     let stages: Vec<(&str, ArtifactDigest)> = plan
@@ -120,7 +120,7 @@ async fn lineage(
     plan: &Plan,
     cache: &Cache,
     state: &RunState,
-    device: &DeviceArgs,
+    device: &str,
 ) -> Result<Lineage, Failure> {
     let made = provenance::lineage(plan, cache, state).await?;
     let mut states = BTreeMap::new();
@@ -160,9 +160,9 @@ async fn lineage(
         profile: Some(recipe.profile.join(", ")).filter(|profile| !profile.is_empty()),
         flow_version: env!("CARGO_PKG_VERSION").to_owned(),
         numerics: Numerics {
-            device: device.device.clone(),
+            device: device.to_owned(),
             dtype: plan.numerics.dtype.clone(),
-            promise: flow_stages::device::promise(&device.device).to_owned(),
+            promise: flow_stages::device::promise(device).to_owned(),
         },
         mermaid: if small { drawing.mermaid() } else { drawing.collapsed().mermaid() },
         svg: drawing.svg(),

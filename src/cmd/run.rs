@@ -33,10 +33,11 @@ pub fn run(args: &RunArgs, json: bool) -> Ended {
 
 async fn run_recipe(recipe: &Recipe, args: &RunArgs, json: bool) -> Ended {
     let registry = flow_stages::registry();
+    let device = args.device.device(recipe);
     let cache = planning::open(&args.store).await?;
     let prepared = planning::prepare(recipe, &registry, &cache, &args.stages)?;
-    let plan = planning::plan(prepared, &cache, &args.device, &args.recheck).await?;
-    let capacity = machine::capacity(args.device.threads, flow_stages::device::count(&args.device.device));
+    let plan = planning::plan(prepared, &cache, device, &args.recheck).await?;
+    let capacity = machine::capacity(args.device.threads, flow_stages::device::count(device));
     capacity::check(&plan, capacity, &recipe.profiles)?;
     let blocked = plan.blocked();
     if !blocked.is_empty() {
@@ -46,7 +47,7 @@ async fn run_recipe(recipe: &Recipe, args: &RunArgs, json: bool) -> Ended {
     folder.freeze(&recipe::resolved_json(recipe), &view::plan::value(&plan))?;
     let options = RunOptions {
         capacity,
-        device: args.device.device.clone(),
+        device: device.to_owned(),
         keep_going: !args.fail_fast,
         version: env!("CARGO_PKG_VERSION").to_owned(),
         recheck: planning::stage_ids(&args.recheck)?,
@@ -55,7 +56,7 @@ async fn run_recipe(recipe: &Recipe, args: &RunArgs, json: bool) -> Ended {
     tell_uploads(&cache.flush().await, json);
     Ok(match state.outcome {
         Some(Outcome::Done) => {
-            let written = report::write(recipe, &plan, &cache, &state, &args.device, args.report.clone()).await?;
+            let written = report::write(recipe, &plan, &cache, &state, device, args.report.clone()).await?;
             tell_report(written, json);
             ExitCode::SUCCESS
         }

@@ -24,13 +24,18 @@ pub fn count(value: f64) -> String {
     for (scale, letter) in [(1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "K")] {
         if value >= scale {
             let scaled = value / scale;
-            if scaled >= 1e4 {
+            if scaled >= 1e3 {
                 return format!("{value:.2e}");
             }
             return if scaled >= 100.0 { format!("{scaled:.0}{letter}") } else { format!("{scaled:.1}{letter}") };
         }
     }
     format!("{value:.0}")
+}
+
+/// Hours of devices: `0.4`, `33.5K`.
+pub fn hours(value: f64) -> String {
+    if value < 100.0 { format!("{value:.1}") } else { count(value) }
 }
 
 /// `512 B`, `3.4 MiB`, `1.2 TiB`.

@@ -6,7 +6,7 @@ use console::Style;
 use flow_pipeline::plan::{Plan, PreparedStage, Verdict};
 use serde_json::{Value, json};
 
-use super::numbers::{bytes, count, duration};
+use super::numbers::{bytes, count, duration, hours as shown_hours};
 
 /// The plan for people.
 pub fn text(plan: &Plan) -> String {
@@ -86,7 +86,7 @@ fn cost(stage: &PreparedStage) -> String {
     if let (Some(hours), Some(accelerator)) = (estimate.device_hours, &estimate.accelerator) {
         if hours >= 0.1 {
             let wall = duration(hours * 3600.0 / devices(stage) as f64);
-            parts.push(format!("{} device-hours ({accelerator}; {wall} on {})", count(hours), devices(stage)));
+            parts.push(format!("{} device-hours ({accelerator}; {wall} on {})", shown_hours(hours), devices(stage)));
         }
     }
     parts.join(", ")

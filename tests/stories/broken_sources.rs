@@ -23,12 +23,24 @@ fn only_sea_fails(environment: &TestEnvironment, message: &[&str]) {
     }
     assert!(error["help"].is_string(), "nobody says what to do: {error:#}");
 
-    let done = ["corpus[public]", "corpus[bread]", "corpus[stars]", "tokenizer", "tokens[public]", "tokens[bread]", "tokens[stars]"];
+    let done = [
+        "corpus[public]",
+        "corpus[bread]",
+        "corpus[stars]",
+        "tokenizer",
+        "tokens[public]",
+        "tokens[bread]",
+        "tokens[stars]",
+    ];
     assert_eq!(ended.stages("stage-finished"), names(done));
     assert_eq!(ended.stages("stage-skipped"), names(["tokens[sea]"]));
     assert_eq!(environment.records(".flow"), done.len());
     assert_eq!(environment.planned("corpus[sea]", &[])["verdict"]["verdict"], "run");
-    assert_eq!(walk(&environment.path(".flow/v1/tmp")), Vec::<std::path::PathBuf>::new(), "half-written files are left");
+    assert_eq!(
+        walk(&environment.path(".flow/v1/tmp")),
+        Vec::<std::path::PathBuf>::new(),
+        "half-written files are left"
+    );
 
     // What a person sees says the same.
     let shown = environment.flow(&["run", "recipe.yaml", "tokens", "--threads", "2"]).with_code(1);
@@ -105,7 +117,8 @@ fn a_compressed_file_that_is_none() {
 fn bytes_that_are_no_utf8() {
     let environment = TestEnvironment::fresh();
     for nth in 0..12 {
-        environment.write(&format!("text/sea/{nth}.txt"), b"caf\xe9 in Latin-1 and then some more text to read ".repeat(4));
+        environment
+            .write(&format!("text/sea/{nth}.txt"), b"caf\xe9 in Latin-1 and then some more text to read ".repeat(4));
     }
     only_sea_fails(&environment, &["`sea`", "0.txt", "UTF-8"]);
 }

@@ -11,7 +11,10 @@ pub const DOCUMENTS: usize = 200;
 
 /// What the public and each domain speaks of; `rail` is a domain to add later.
 const WORDS: [(&str, &str); 5] = [
-    ("public", "river town house people street garden market morning window letter friend winter road table story walk"),
+    (
+        "public",
+        "river town house people street garden market morning window letter friend winter road table story walk",
+    ),
     ("bread", "flour oven yeast crust dough butter knead baker rye loaf salt rise sugar bowl proof scoring"),
     ("sea", "harbour anchor sail tide captain reef current mast lantern compass storm island gull rope cargo deck"),
     ("stars", "orbit comet nebula telescope galaxy planet eclipse photon cluster dwarf parallax spectrum quasar dust"),
@@ -51,7 +54,9 @@ pub fn write(member: &str, folder: &Path) {
                 fs::write(folder.join(format!("{nth:03}.txt")), text).unwrap();
             }
         }
-        "stars" => fs::write(folder.join("all.jsonl.zst"), zstd::encode_all(lines(&documents).as_bytes(), 3).unwrap()).unwrap(),
+        "stars" => {
+            fs::write(folder.join("all.jsonl.zst"), zstd::encode_all(lines(&documents).as_bytes(), 3).unwrap()).unwrap()
+        }
         _ => fs::write(folder.join("all.jsonl"), lines(&documents)).unwrap(),
     }
 }

@@ -52,9 +52,13 @@ fn artifact(ended: &Ended) -> Value {
 fn goes_on(environment: &TestEnvironment) {
     let ended = environment.run(&["public"]).succeeded();
     let cached = ended.stages("stage-cached");
-    assert!(["corpus[public]", "tokenizer", "tokens[public]"].iter().all(|stage| cached.contains(*stage)), "{cached:?}");
+    assert!(
+        ["corpus[public]", "tokenizer", "tokens[public]"].iter().all(|stage| cached.contains(*stage)),
+        "{cached:?}"
+    );
     let notes = notes(&ended);
-    let from = notes.iter().find_map(|note| note.strip_prefix("goes on from step ")?.split(' ').next()?.parse::<u64>().ok());
+    let from =
+        notes.iter().find_map(|note| note.strip_prefix("goes on from step ")?.split(' ').next()?.parse::<u64>().ok());
     assert!(from.is_some_and(|step| (60..586).contains(&step)), "{notes:?}");
     assert_eq!(artifact(&ended), in_one_go(environment));
     assert_eq!(walk(&environment.path(".flow/v1/work")), Vec::<std::path::PathBuf>::new(), "work dirs are left");
@@ -111,7 +115,10 @@ fn a_person_presses_ctrl_c() {
         assert_eq!(running.wait(), Some(130), "SIG{signal}");
         assert!(!stages.iter().any(|stage| is_alive(*stage)), "a stage outlived the run");
         let state = environment.flow(&["status", "--json"]).succeeded().json();
-        assert_eq!((&state["outcome"], &state["stages"]["public"]["phase"]), (&"interrupted".into(), &"stopped".into()));
+        assert_eq!(
+            (&state["outcome"], &state["stages"]["public"]["phase"]),
+            (&"interrupted".into(), &"stopped".into())
+        );
         goes_on(&environment);
     }
 }

@@ -25,8 +25,18 @@ const FOR_MEMBERS: [&str; 3] = ["corpus", "tokens", "embed"];
 /// Stages of [`TINY`] that there is one of for each domain.
 const FOR_DOMAINS: [&str; 3] = ["expert", "individual", "optout"];
 /// The others.
-const SINGLE: [&str; 10] =
-    ["tokenizer", "public", "flexolmo", "soup", "btm", "eval-public", "eval-soup", "eval-btm", "eval-flexolmo", "report"];
+const SINGLE: [&str; 10] = [
+    "tokenizer",
+    "public",
+    "flexolmo",
+    "soup",
+    "btm",
+    "eval-public",
+    "eval-soup",
+    "eval-btm",
+    "eval-flexolmo",
+    "report",
+];
 
 /// All stages of [`TINY`] with these domains.
 pub fn stages(domains: &[&str]) -> BTreeSet<String> {
@@ -161,7 +171,11 @@ impl TestEnvironment {
     pub fn planned(&self, stage: &str, more: &[&str]) -> Value {
         let plan = self.flow(&[&["plan", "recipe.yaml", "--json"], more].concat()).succeeded().json();
         let stages = plan["stages"].as_array().unwrap();
-        stages.iter().find(|planned| planned["stage"] == stage).unwrap_or_else(|| panic!("{stage} is not planned")).clone()
+        stages
+            .iter()
+            .find(|planned| planned["stage"] == stage)
+            .unwrap_or_else(|| panic!("{stage} is not planned"))
+            .clone()
     }
 
     /// Stage → digest of its artifact, from the provenance of a report.

@@ -43,7 +43,8 @@ fn a_plan_names_what_changed_from_what_to_what() {
     assert_eq!(planned["reason"], "tokens: 20000 → 24000");
 
     environment.recipe(super::environment::TINY);
-    environment.write("text/sea/more.txt", "A lugger beat to windward past the breakwater in a rising gale. ".repeat(3));
+    environment
+        .write("text/sea/more.txt", "A lugger beat to windward past the breakwater in a rising gale. ".repeat(3));
     let reason = environment.planned("corpus[sea]", &[])["reason"].as_str().unwrap().to_owned();
     assert!(reason.contains("1 → 2"), "the sea has a file more: {reason}");
     assert_eq!(environment.planned("tokens[sea]", &[])["reason"], "waits for corpus[sea]");
@@ -62,8 +63,11 @@ fn the_papers_recipe_is_costed_stage_by_stage() {
     assert_eq!(all.len(), 50, "the paper's graph");
 
     let domains = ["academic", "code", "creative", "math", "news", "reddit"];
-    let experts: BTreeSet<&str> =
-        all.iter().filter(|stage| stage["kind"] == "train-expert").filter_map(|stage| stage["stage"].as_str()).collect();
+    let experts: BTreeSet<&str> = all
+        .iter()
+        .filter(|stage| stage["kind"] == "train-expert")
+        .filter_map(|stage| stage["stage"].as_str())
+        .collect();
     assert_eq!(experts, domains.map(|domain| format!("expert[{domain}]")).iter().map(String::as_str).collect());
 
     // Of what trains or reads a model every figure is known, and the text shows it.
@@ -100,7 +104,12 @@ fn the_papers_recipe_is_costed_stage_by_stage() {
 fn the_papers_recipe_is_not_begun_on_a_machine_that_cannot_hold_it() {
     let environment = TestEnvironment::empty();
     let ended = environment.flow(&["run", &shipped("flexolmo-7x7b.yaml")]).with_code(2);
-    for words in ["nothing was done", "pretrain needs 256 accelerators", "expert[math] needs 32 accelerators", "`--profile nano`"] {
+    for words in [
+        "nothing was done",
+        "pretrain needs 256 accelerators",
+        "expert[math] needs 32 accelerators",
+        "`--profile nano`",
+    ] {
         assert!(ended.stderr.contains(words), "`{words}` is missing: {}", ended.stderr);
     }
     assert_eq!(environment.records(".flow"), 0);
@@ -178,7 +187,8 @@ fn json_output_reads_line_by_line() {
     assert!(lines.last().unwrap()["report"].is_string());
     environment.flow(&["report", "recipe.yaml", "--json"]).succeeded().lines();
 
-    let ended = environment.flow(&["plan", "recipe.yaml", "--json", "--set", "stages.public.wiht.tokens=1K"]).with_code(2);
+    let ended =
+        environment.flow(&["plan", "recipe.yaml", "--json", "--set", "stages.public.wiht.tokens=1K"]).with_code(2);
     let errors = ended.json()["errors"].clone();
     assert!(errors[0]["message"].as_str().unwrap().contains("wiht"), "{errors:#}");
 }

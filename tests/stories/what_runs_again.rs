@@ -70,7 +70,10 @@ fn another_document_in_one_domain_does_the_same() {
 #[test]
 fn a_param_of_one_evaluation_runs_it_and_the_report() {
     let environment = TestEnvironment::finished();
-    environment.edit("inputs: { model: soup, corpora: \"corpus[*]\" }", "inputs: { model: soup, corpora: \"corpus[*]\" }\n    with: { cloze: { items: 8 } }");
+    environment.edit(
+        "inputs: { model: soup, corpora: \"corpus[*]\" }",
+        "inputs: { model: soup, corpora: \"corpus[*]\" }\n    with: { cloze: { items: 8 } }",
+    );
     assert_eq!(environment.runs_again(), names(["eval-soup", "report"]));
 }
 
@@ -104,7 +107,10 @@ fn how_a_recipe_is_written_changes_nothing() {
         ),
         // A default that is written out; an anchor's content in full.
         ("with: { top_k: 2 }", "with: { top_k: 2, }"),
-        ("    <<: *training\n", "    schedule: { floor: 0.1, warmup_steps: 5, peak: 3e-3, shape: cosine }\n    batch: { length: 64, sequences: 8, accumulate: 1 }\n"),
+        (
+            "    <<: *training\n",
+            "    schedule: { floor: 0.1, warmup_steps: 5, peak: 3e-3, shape: cosine }\n    batch: { length: 64, sequences: 8, accumulate: 1 }\n",
+        ),
     ] {
         environment.edit(old, new);
     }
@@ -119,7 +125,10 @@ fn how_a_recipe_is_written_changes_nothing() {
 #[test]
 fn where_and_how_it_runs_changes_nothing() {
     let environment = TestEnvironment::finished();
-    environment.edit("with: { model: tiny, tokens: 20K }", "with: { model: tiny, tokens: 20K, checkpoint_every: 3 }\n    resources: { cores: 1, memory: 1GiB, time: 1h }");
+    environment.edit(
+        "with: { model: tiny, tokens: 20K }",
+        "with: { model: tiny, tokens: 20K, checkpoint_every: 3 }\n    resources: { cores: 1, memory: 1GiB, time: 1h }",
+    );
     fs::rename(environment.path("text"), environment.path("moved")).unwrap();
     fs::create_dir(environment.path("recipes")).unwrap();
     fs::rename(environment.path("recipe.yaml"), environment.path("recipes/other.yaml")).unwrap();
@@ -164,7 +173,11 @@ fn a_title_trains_nothing() {
     environment.edit("title: Stars", "title: The stars above");
     let started = environment.runs_again();
     assert_eq!(started, names(["report"]));
-    assert!(environment.read("report/tiny/report.md").contains("| Model | Public | Bread and cakes | The sea | The stars above |"));
+    assert!(
+        environment
+            .read("report/tiny/report.md")
+            .contains("| Model | Public | Bread and cakes | The sea | The stars above |")
+    );
 }
 
 #[test]

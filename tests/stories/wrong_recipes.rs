@@ -98,7 +98,11 @@ fn a_param_of_a_foreach_stage_is_wrong_once() {
 
 #[test]
 fn a_default_is_wrong_once() {
-    assert_snapshot!(refused("public: { title", "defaults:\n  curate: { heldout: { shares: 0.1 } }\n\npublic: { title", &[]));
+    assert_snapshot!(refused(
+        "public: { title",
+        "defaults:\n  curate: { heldout: { shares: 0.1 } }\n\npublic: { title",
+        &[]
+    ));
 }
 
 #[test]

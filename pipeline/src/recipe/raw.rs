@@ -13,8 +13,8 @@ use crate::names::{InstanceName, NameError, RecipeName, StageName};
 const FORMAT: i128 = 1;
 
 /// The sections of a recipe.
-pub(super) const SECTIONS: [&str; 9] =
-    ["flow", "name", "seed", "vars", "defaults", "public", "domains", "stages", "profiles"];
+pub(super) const SECTIONS: [&str; 10] =
+    ["flow", "name", "seed", "device", "vars", "defaults", "public", "domains", "stages", "profiles"];
 const STAGE_KEYS: [&str; 5] = ["foreach", "kind", "with", "inputs", "resources"];
 const MEMBER_KEYS: [&str; 2] = ["title", "with"];
 /// Names that `${…}` knows without a variable.
@@ -26,6 +26,7 @@ pub(super) const TITLES: &str = "titles";
 pub(super) struct RawRecipe {
     pub(super) name: Option<RecipeName>,
     pub(super) seed: u64,
+    pub(super) device: Option<String>,
     pub(super) vars: BTreeMap<String, Node>,
     pub(super) defaults: BTreeMap<String, Entry>,
     pub(super) public: Option<RawMember>,
@@ -77,6 +78,7 @@ pub(super) fn read(root: &Node, found: &mut Vec<Diagnostic>) -> RawRecipe {
     let mut recipe = RawRecipe {
         name: None,
         seed: 0,
+        device: None,
         vars: BTreeMap::new(),
         defaults: BTreeMap::new(),
         public: None,
@@ -132,6 +134,11 @@ pub(super) fn read(root: &Node, found: &mut Vec<Diagnostic>) -> RawRecipe {
             "seed" => match value.value {
                 Value::Int(seed) if u64::try_from(seed).is_ok() => recipe.seed = seed as u64,
                 _ => found.push(wrong_type("seed", "a whole number from 0 to 18446744073709551615", value)),
+            },
+            "device" => match value.as_str() {
+                Some(device) => recipe.device = Some(device.to_owned()),
+                None if value.is_null() => {}
+                None => found.push(wrong_type("device", "text, such as `cpu`", value)),
             },
             "vars" => recipe.vars = vars(value, found),
             "defaults" => recipe.defaults = maps(value, "defaults", found),

@@ -115,6 +115,7 @@ pub fn recipe_schema(kinds: &BTreeMap<String, KindSchema>) -> Value {
     let shared = |nullable: bool| {
         json!({
             "name": { "type": "string", "pattern": NAME_PATTERN, "description": "the name of the recipe" },
+            "device": { "type": ["string", "null"], "description": "the compute device: `cpu` (the default), `wgpu` or `cuda`; `--device` goes before it" },
             "seed": { "type": "integer", "minimum": 0, "description": "what every stage's own seed is derived from" },
             "vars": { "$ref": "#/$defs/vars" },
             "defaults": { "$ref": "#/$defs/defaults" },

@@ -3,9 +3,9 @@
 use super::schedule::{Capacity, Need};
 use crate::{
     error::{Error, Result},
+    names::StageId,
     plan::{Plan, PreparedStage, Verdict},
     stage::DefaultCores,
-    units::Bytes,
 };
 
 /// What a stage takes while it runs: never more cores than there are, but memory and accelerators as they are asked for.
@@ -21,24 +21,28 @@ pub fn need(stage: &PreparedStage, capacity: Capacity) -> Need {
     }
 }
 
-/// Refuses a plan with a stage that can never fit. Stages that are cached do not count.
+/// A stage that this machine cannot hold.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shortfall {
+    /// The stage.
+    pub stage: StageId,
+    /// What it would take.
+    pub need: Need,
+}
+
+/// Refuses a plan with a stage that can never fit. Stages that are cached do not count. What a stage on accelerators takes is
+/// their memory, not this machine's.
 pub fn check(plan: &Plan, capacity: Capacity, profiles: &[String]) -> Result<()> {
-    let mut shortfalls = Vec::new();
-    for (stage, verdict) in plan.stages().iter().zip(&plan.verdicts) {
-        if matches!(verdict, Verdict::Cached { .. }) {
-            continue;
-        }
-        let need = need(stage, capacity);
-        let mut short = Vec::new();
-        if need.gpus > capacity.gpus {
-            short.push(format!("{} accelerators (there are {})", need.gpus, capacity.gpus));
-        }
-        if need.memory > capacity.memory {
-            short.push(format!("{} of memory (there are {})", Bytes(need.memory), Bytes(capacity.memory)));
-        }
-        if !short.is_empty() {
-            shortfalls.push(format!("{} needs {}", stage.id, short.join(" and ")));
-        }
+    let open = plan.stages().iter().zip(&plan.verdicts).filter(|(_, verdict)| !matches!(verdict, Verdict::Cached { .. }));
+    let shortfalls: Vec<Shortfall> = open
+        .map(|(stage, _)| Shortfall { stage: stage.id.clone(), need: need(stage, capacity) })
+        .filter(|Shortfall { need, .. }| {
+            need.gpus > capacity.gpus || (need.gpus == 0 && need.memory > capacity.memory)
+        })
+        .collect();
+    if shortfalls.is_empty() {
+        Ok(())
+    } else {
+        Err(Error::Capacity { shortfalls, capacity, profiles: profiles.to_vec() })
     }
-    if shortfalls.is_empty() { Ok(()) } else { Err(Error::Capacity { shortfalls, profiles: profiles.to_vec() }) }
 }
