@@ -34,6 +34,7 @@ pub enum SourceSpec {
     /// A folder, a pattern or a file, local or on an object store.
     Files(FilesSpec),
     /// The sources of packages that a `Cargo.lock` pins.
+    #[serde(rename = "cargo-sources")]
     Cargo(CargoSpec),
 }
 

@@ -55,7 +55,8 @@ pub fn write(member: &str, folder: &Path) {
             }
         }
         "stars" => {
-            fs::write(folder.join("all.jsonl.zst"), zstd::encode_all(lines(&documents).as_bytes(), 3).unwrap()).unwrap()
+            fs::write(folder.join("all.jsonl.zst"), zstd::encode_all(lines(&documents).as_bytes(), 3).unwrap())
+                .unwrap();
         }
         _ => fs::write(folder.join("all.jsonl"), lines(&documents)).unwrap(),
     }

@@ -3,6 +3,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fmt::Write as _,
     fs,
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -231,7 +232,8 @@ impl Ended {
         let mut text = format!("flow {args}\nexit {}\n", code.unwrap_or(-1));
         for (name, output) in [("stdout", stdout), ("stderr", stderr)] {
             if !output.is_empty() {
-                text += &format!("--- {name}\n{}\n", normalised(output.trim_end()));
+                let output = normalised(output.trim_end());
+                writeln!(text, "--- {name}\n{output}").unwrap();
             }
         }
         text

@@ -64,7 +64,7 @@ fn with_more_room_the_same_command_goes_on() {
         for (is_so, complaint) in [
             (ended.stderr.contains("No space left on device"), "nobody says that the disk is full"),
             (ended.stderr.contains("`--store`"), "nobody says what to do"),
-            (ended.stderr.contains("store"), "nobody says which disk"),
+            (ended.stderr.contains("[folder]/store/"), "nobody says which disk"),
             (!ended.stderr.contains("code 101"), "a stage panicked"),
         ] {
             if !is_so {

@@ -81,7 +81,7 @@ fn the_papers_recipe_is_costed_stage_by_stage() {
         for figure in ["tokens", "parameters", "flops", "memory", "device_hours"] {
             assert!(stage["estimate"][figure].as_f64().is_some_and(|n| n > 0.0), "{name} has no {figure}: {stage:#}");
         }
-        assert_eq!(stage["estimate"]["accelerator"], "H100 SXM", "{name}");
+        assert!(stage["estimate"]["accelerator"].as_str().is_some_and(|name| name.starts_with("H100")), "{name}");
         let cost = plan.lines().nth(line + 1).unwrap();
         for word in [" tokens", " parameters", " FLOPs", " of memory"] {
             assert!(cost.contains(word), "{name}: {cost}");
@@ -104,12 +104,9 @@ fn the_papers_recipe_is_costed_stage_by_stage() {
 fn the_papers_recipe_is_not_begun_on_a_machine_that_cannot_hold_it() {
     let environment = TestEnvironment::empty();
     let ended = environment.flow(&["run", &shipped("flexolmo-7x7b.yaml")]).with_code(2);
-    for words in [
-        "nothing was done",
-        "pretrain needs 256 accelerators",
-        "expert[math] needs 32 accelerators",
-        "`--profile nano`",
-    ] {
+    for words in
+        ["nothing was done", "pretrain: 256 accelerators", "expert (each of 6): 32 accelerators", "`--profile nano`"]
+    {
         assert!(ended.stderr.contains(words), "`{words}` is missing: {}", ended.stderr);
     }
     assert_eq!(environment.records(".flow"), 0);

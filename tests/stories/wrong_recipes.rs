@@ -256,7 +256,7 @@ fn a_source_folder_is_missing() {
 #[test]
 fn a_package_is_not_locked() {
     let environment = TestEnvironment::empty();
-    let cargo = "sources: [{ cargo: { manifest: Cargo.toml, packages: [serd], include: [\"**/*.md\"] } }]";
+    let cargo = "sources: [{ cargo-sources: { manifest: Cargo.toml, packages: [serd], include: [\"**/*.md\"] } }]";
     environment.recipe(&SHORT.replace("data: \"${data}\"", cargo));
     environment.write("Cargo.toml", "[package]\nname = \"here\"\nversion = \"0.1.0\"\nedition = \"2024\"\n");
     environment.write("src/lib.rs", "");

@@ -92,7 +92,7 @@ pub(super) fn resolve(spec: &CargoSpec, context: &ResolveContext<'_>) -> Result<
 fn select(spec: &CargoSpec, manifest: &Path, context: &ResolveContext<'_>) -> Result<BTreeSet<Package>> {
     if spec.packages.is_empty() {
         let reason = "name at least one package".to_string();
-        return Err(Error::Parameter { name: "sources.cargo.packages".into(), reason });
+        return Err(Error::Parameter { name: "sources.cargo-sources.packages".into(), reason });
     }
     let locked = Locked::read(manifest)?;
     let mut wanted = BTreeSet::new();
@@ -322,7 +322,7 @@ mod tests {
     fn files_are_named_by_package_and_what_is_no_content_is_left_out() {
         let folder = workspace();
         let memo = tempfile::tempdir().unwrap();
-        let spec = r#"{"cargo":{"manifest":"Cargo.toml","packages":["lower"],"include":["**/*"]}}"#;
+        let spec = r#"{"cargo-sources":{"manifest":"Cargo.toml","packages":["lower"],"include":["**/*"]}}"#;
         let source = resolve_in(folder.path(), spec, Some(memo.path())).unwrap();
         let names: Vec<&str> = source.files.iter().map(|file| file.name.as_str()).collect();
         assert_eq!(
@@ -341,7 +341,7 @@ mod tests {
         assert!(matches!(&items[1], Item::Document(document) if document.source == "lower-1.2.3"));
         assert!(matches!(&items[2], Item::Broken(broken) if broken.place == "lower-1.2.3/image.md"));
 
-        let spec = r#"{"cargo":{"manifest":"Cargo.toml","packages":["lower@1.2.3"],"include":["src/*.rs"],"take":"doc-comments"}}"#;
+        let spec = r#"{"cargo-sources":{"manifest":"Cargo.toml","packages":["lower@1.2.3"],"include":["src/*.rs"],"take":"doc-comments"}}"#;
         let mut texts = Vec::new();
         let prose = resolve_in(folder.path(), spec, None).unwrap();
         read(&prose, &mut |item| {
@@ -357,7 +357,7 @@ mod tests {
         let folder = workspace();
         let with = |packages: &str, include: &str| {
             let spec =
-                format!(r#"{{"cargo":{{"manifest":"Cargo.toml","packages":[{packages}],"include":["{include}"]}}}}"#);
+                format!(r#"{{"cargo-sources":{{"manifest":"Cargo.toml","packages":[{packages}],"include":["{include}"]}}}}"#);
             resolve_in(folder.path(), &spec, None).unwrap_err()
         };
         let error = with("\"lowr\"", "*");
