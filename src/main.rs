@@ -9,7 +9,7 @@ mod machine;
 mod render_error;
 mod view;
 
-use std::process::ExitCode;
+use std::{io::Write, process::ExitCode};
 
 use clap::{CommandFactory, Parser};
 use cli::{Cli, Command};
@@ -30,7 +30,10 @@ fn main() -> ExitCode {
         Command::Schema => cmd::schema::schema(),
         Command::Kinds => cmd::kinds::kinds(json),
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "flow", &mut std::io::stdout());
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "flow", &mut script);
+            // A reader that went away wants no more.
+            let _ = std::io::stdout().write_all(&script);
             Ok(ExitCode::SUCCESS)
         }
         Command::Exec { job, watch_stdin } => cmd::exec::exec(&job, watch_stdin),

@@ -3,16 +3,14 @@
 //! A recipe's complaints show the recipe's own line. 2 means that nothing was tried since the recipe, the command line or the
 //! machine does not fit; 1 that something was tried and failed.
 
-use std::process::ExitCode;
+use std::{io::Write, process::ExitCode};
 
 use flow_pipeline::{
     Error, StageError, chain,
     recipe::{Diagnostic, SourceMap},
     run::{Need, Shortfall},
 };
-use miette::{
-    GraphicalReportHandler, GraphicalTheme, LabeledSpan, MietteDiagnostic, NamedSource, Severity,
-};
+use miette::{GraphicalReportHandler, GraphicalTheme, LabeledSpan, MietteDiagnostic, NamedSource, Severity};
 
 use crate::{
     failure::Failure,
@@ -26,35 +24,32 @@ struct Complaint {
 }
 
 /// Prints a failure on standard error; its exit code.
-#[expect(clippy::print_stderr, reason = "this is where errors are shown")]
 pub fn print(failure: &Failure, json: bool) -> ExitCode {
     let (code, complaints) = match failure {
         Failure::Recipe(diagnostics, sources) => {
             if json {
                 view::json::line(&recipe_json(diagnostics, sources));
             }
-            for diagnostic in diagnostics {
-                eprintln!("{}", render(diagnostic, sources));
-            }
+            show(diagnostics.iter().map(|diagnostic| render(diagnostic, sources)));
             return ExitCode::from(2);
         }
         Failure::Pipeline(error) => (code(error), complaints(error)),
         Failure::Report(error) => (1, vec![Complaint { message: chain(error), help: disk_help(error) }]),
-        Failure::Usage { message, help } => {
-            (2, vec![Complaint { message: message.clone(), help: help.clone() }])
-        }
+        Failure::Usage { message, help } => (2, vec![Complaint { message: message.clone(), help: help.clone() }]),
     };
     if json {
-        let errors: Vec<_> = complaints
-            .iter()
-            .map(|c| serde_json::json!({ "message": c.message, "help": c.help }))
-            .collect();
+        let errors: Vec<_> =
+            complaints.iter().map(|c| serde_json::json!({ "message": c.message, "help": c.help })).collect();
         view::json::line(&serde_json::json!({ "errors": errors }));
     }
-    for complaint in complaints {
-        eprintln!("{}", plain(complaint));
-    }
+    show(complaints.into_iter().map(plain));
     ExitCode::from(code)
+}
+
+/// Prints complaints with an empty line between them. Whoever listened may be gone: the exit code still tells.
+fn show(complaints: impl Iterator<Item = String>) {
+    let text = complaints.collect::<Vec<_>>().join("\n\n");
+    let _ = writeln!(std::io::stderr().lock(), "{text}");
 }
 
 /// Without `..` anywhere: a new kind of error must be given a code here, or this does not compile.
@@ -114,7 +109,9 @@ fn complaints(error: &Error) -> Vec<Complaint> {
             "the first result stays; something that the key does not name decides on the bytes of `{stage}`. If only the \
              machine differs, this is a defect of flow"
         ))),
-        Error::Job { .. } => one(Some("`flow exec` reads job files that `flow run` of the same version wrote".to_owned())),
+        Error::Job { .. } => {
+            one(Some("`flow exec` reads job files that `flow run` of the same version wrote".to_owned()))
+        }
         Error::Format { path, .. } => one(Some(format!("delete {} if another version wrote it", path.display()))),
         Error::Cache(source) => one(cache_help(source)),
         Error::Io { source, .. } => one(disk_help(source)),
@@ -153,7 +150,9 @@ fn accelerators(count: u32) -> String {
 
 fn cache_help(error: &flow_cache::Error) -> Option<String> {
     match error {
-        flow_cache::Error::Location { .. } => Some("a store is a folder, or a URL such as `s3://bucket/prefix`".to_owned()),
+        flow_cache::Error::Location { .. } => {
+            Some("a store is a folder, or a URL such as `s3://bucket/prefix`".to_owned())
+        }
         flow_cache::Error::NoCloud { .. } => Some("build flow with `--features cloud`".to_owned()),
         flow_cache::Error::Io { source, .. } | flow_cache::Error::DiskFull { source, .. } => disk_help(source),
         _ => None,
@@ -174,11 +173,8 @@ fn disk_help(error: &std::io::Error) -> Option<String> {
 }
 
 fn handler() -> GraphicalReportHandler {
-    let theme = if console::colors_enabled_stderr() {
-        GraphicalTheme::unicode()
-    } else {
-        GraphicalTheme::unicode_nocolor()
-    };
+    let theme =
+        if console::colors_enabled_stderr() { GraphicalTheme::unicode() } else { GraphicalTheme::unicode_nocolor() };
     let width = usize::from(console::Term::stderr().size_checked().map_or(110, |(_, columns)| columns)).max(60);
     GraphicalReportHandler::new_themed(theme).with_width(width).with_links(false)
 }

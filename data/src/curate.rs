@@ -330,12 +330,12 @@ fn choose_splits(kept: &[Candidate], params: &CurateParams) -> Vec<Fate> {
 
 fn refuse_empty(fates: &[Fate], params: &CurateParams, tally: &Statistics) -> Result<()> {
     let none = |split| !fates.contains(&Fate::Goes(split));
-    let what = if fates.is_empty() {
-        "no document is left; look at what was dropped, and loosen those filters or name more sources"
+    let (what, advice) = if fates.is_empty() {
+        ("no document is left", "look at what was dropped, and loosen those filters or name more sources")
     } else if none(Split::Train) {
-        "no document is left to train on; name more sources, or raise `max_bytes` or lower `heldout.share`"
+        ("no document is left to train on", "name more sources, or raise `max_bytes` or lower `heldout.share`")
     } else if params.heldout.share > 0.0 && none(Split::Heldout) {
-        "no document is held out; name more sources, raise `heldout.share` or its limits, or set the share to 0"
+        ("no document is held out", "name more sources, raise `heldout.share` or its limits, or set the share to 0")
     } else {
         return Ok(());
     };
@@ -346,7 +346,7 @@ fn refuse_empty(fates: &[Fate], params: &CurateParams, tally: &Statistics) -> Re
         }
     }
     let table = tally.table();
-    Err(Error::EmptyDomain { domain: params.domain.clone(), what: what.into(), table })
+    Err(Error::EmptyDomain { domain: params.domain.clone(), what, advice, table })
 }
 
 fn write_splits(

@@ -137,8 +137,10 @@ pub enum Error {
     EmptyDomain {
         /// The domain.
         domain: String,
-        /// What is empty, and what to do.
-        what: String,
+        /// What is empty.
+        what: &'static str,
+        /// What to do.
+        advice: &'static str,
         /// What was dropped, and why.
         table: String,
     },

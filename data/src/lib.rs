@@ -3,27 +3,27 @@
 pub mod error;
 
 // curation
-pub mod document;
-pub mod source;
-pub mod normalise;
-pub mod filter;
-pub mod dedup;
-pub mod curate;
-pub mod tally;
 pub mod corpus;
+pub mod curate;
+pub mod dedup;
+pub mod document;
+pub mod filter;
+pub mod normalise;
+pub mod source;
+pub mod tally;
 // end of curation
 
 // tokens
-pub mod random;
-pub mod tokenizer;
-pub mod shard;
-pub mod tokenize;
+pub mod evaluation;
+pub mod loader;
+pub mod mix;
 pub mod pack;
 pub mod permute;
-pub mod mix;
-pub mod loader;
 pub mod prefetch;
-pub mod evaluation;
+pub mod random;
+pub mod shard;
+pub mod tokenize;
+pub mod tokenizer;
 // end of tokens
 
 pub use error::{Error, Result};

@@ -8,22 +8,22 @@
 //! ```
 
 pub mod config;
-pub mod preset;
-pub mod names;
 pub mod count;
-pub mod lr;
-pub mod weights;
-pub mod json;
 pub mod error;
+pub mod json;
+pub mod lr;
+pub mod names;
+pub mod preset;
+pub mod weights;
 
 // files
-pub mod safetensors;
-pub mod hf;
 pub mod bundle;
-pub mod merge;
-pub mod upcycle;
-pub mod soup;
 pub mod checkpoint;
+pub mod hf;
+pub mod merge;
+pub mod safetensors;
+pub mod soup;
+pub mod upcycle;
 // end of files
 
 // compute

@@ -29,6 +29,9 @@ pub const ORPHAN_GRACE: Duration = Duration::from_secs(5);
 /// How often a taken work dir is tried again.
 pub(crate) const TRY_AGAIN: Duration = Duration::from_millis(20);
 
+/// The exit code of a process that could not write its result since the disk is full (ENOSPC's own number).
+pub const DISK_FULL: u8 = 28;
+
 /// A flag that is raised when this process is asked to stop: by SIGTERM or SIGINT, or, with `watch_stdin`, when standard
 /// input ends, which means that the process at its other end is gone. Such an orphan has [`ORPHAN_GRACE`] left; then it
 /// and all that it started are killed.

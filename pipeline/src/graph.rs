@@ -23,9 +23,9 @@ impl Graph {
         for _ in inputs {
             graph.add_node(());
         }
-        for (stage, needed) in inputs.iter().enumerate() {
+        // Neighbours are walked from the newest edge to the oldest: added backwards, they come out sorted.
+        for (stage, needed) in inputs.iter().enumerate().rev() {
             let mut needed = needed.clone();
-            // Neighbours are walked from the newest edge to the oldest: added so, they come out sorted.
             needed.sort_unstable_by_key(|&input| Reverse(input));
             needed.dedup();
             for input in needed {
@@ -64,7 +64,7 @@ impl Graph {
         self.graph.neighbors_directed(NodeIndex::new(stage), Direction::Incoming).map(NodeIndex::index)
     }
 
-    /// The stages that take `stage`, each once.
+    /// The stages that take `stage`, sorted, each once.
     pub fn dependents(&self, stage: usize) -> impl Iterator<Item = usize> + '_ {
         self.graph.neighbors_directed(NodeIndex::new(stage), Direction::Outgoing).map(NodeIndex::index)
     }
@@ -109,7 +109,9 @@ mod tests {
         assert!(Graph::new(&[vec![1], vec![0]]).is_none());
         assert!(Graph::new(&[vec![0]]).is_none());
         assert!(Graph::new(&[vec![7]]).is_none());
-        assert_eq!(Graph::new(&[vec![], vec![0, 0]]).unwrap().inputs(1).collect::<Vec<_>>(), [0]);
+        let graph = Graph::new(&[vec![], vec![], vec![0, 1, 0], vec![1]]).unwrap();
+        assert_eq!(graph.inputs(2).collect::<Vec<_>>(), [0, 1]);
+        assert_eq!(graph.dependents(1).collect::<Vec<_>>(), [2, 3]);
     }
 
     proptest! {

@@ -151,16 +151,20 @@ pub struct LoadError {
     pub sources: SourceMap,
 }
 
+/// Sorts by place, and says once what several instances of a stage would repeat.
+pub(crate) fn once_each(mut diagnostics: Vec<Diagnostic>) -> Vec<Diagnostic> {
+    diagnostics.sort_by_key(|diagnostic| diagnostic.label.as_ref().map(|(span, _)| *span));
+    diagnostics.dedup_by(|next, first| {
+        next.code == first.code
+            && next.label.as_ref().map(|(span, _)| *span) == first.label.as_ref().map(|(span, _)| *span)
+            && (next.label.is_some() || next.message == first.message)
+    });
+    diagnostics
+}
+
 impl LoadError {
-    /// Sorts by place, and says once what several instances of a stage would repeat.
-    fn new(mut diagnostics: Vec<Diagnostic>, sources: SourceMap) -> Self {
-        diagnostics.sort_by_key(|diagnostic| diagnostic.label.as_ref().map(|(span, _)| *span));
-        diagnostics.dedup_by(|next, first| {
-            next.code == first.code
-                && next.label.as_ref().map(|(span, _)| *span) == first.label.as_ref().map(|(span, _)| *span)
-                && (next.label.is_some() || next.message == first.message)
-        });
-        LoadError { diagnostics, sources }
+    fn new(diagnostics: Vec<Diagnostic>, sources: SourceMap) -> Self {
+        LoadError { diagnostics: once_each(diagnostics), sources }
     }
 
     /// Every diagnostic in its plain form.

@@ -6,7 +6,7 @@ pub mod drive;
 pub mod folder;
 pub mod schedule;
 
+pub use capacity::Shortfall;
 pub use drive::{RunOptions, run};
 pub use folder::RunFolder;
-pub use capacity::Shortfall;
 pub use schedule::{Capacity, Need};

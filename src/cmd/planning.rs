@@ -58,8 +58,8 @@ pub async fn plan(prepared: Prepared, cache: &Cache, device: &str, recheck: &[St
 
 /// What the device has to do with the bytes of a result. Fails before anything runs if it cannot be used.
 pub fn numerics(device: &str) -> Result<Numerics, Failure> {
-    let (backend, dtype) = flow_stages::device::numerics(device)
-        .map_err(|error| Failure::usage(error.message, error.help))?;
+    let (backend, dtype) =
+        flow_stages::device::numerics(device).map_err(|error| Failure::usage(error.message, error.help))?;
     Ok(Numerics { backend, dtype })
 }
 
@@ -75,7 +75,9 @@ pub fn stage_ids(names: &[String]) -> Result<Vec<StageId>, Failure> {
 
 /// A runtime for the commands that use the store.
 pub fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
-    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().map_err(|source| {
-        Failure::Pipeline(flow_pipeline::Error::Io { doing: "start the runtime", source })
-    })
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .map_err(|source| Failure::Pipeline(flow_pipeline::Error::Io { doing: "start the runtime", source }))
 }

@@ -71,7 +71,11 @@ fn tell_uploads(flushed: &FlushReport, json: bool) {
         if json {
             view::json::line(&serde_json::json!({ "upload_failed": key, "error": flow_pipeline::chain(error) }));
         } else {
-            view::terminal::warning(&format!("{} is not in the shared store yet: {}", key.short(), flow_pipeline::chain(error)));
+            view::terminal::warning(&format!(
+                "{} is not in the shared store yet: {}",
+                key.short(),
+                flow_pipeline::chain(error)
+            ));
         }
     }
 }
@@ -96,7 +100,9 @@ async fn watch(
         .map_err(|source| Error::Io { doing: "find the program that runs the stages", source })?;
     let (ask, interrupts) = mpsc::channel(4);
     tokio::spawn(async move {
-        let Ok(mut terminate) = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) else { return };
+        let Ok(mut terminate) = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) else {
+            return;
+        };
         loop {
             tokio::select! {
                 pressed = tokio::signal::ctrl_c() => if pressed.is_err() { return },

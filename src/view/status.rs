@@ -50,7 +50,8 @@ pub fn text(state: &RunState, alive: bool) -> String {
         if let Some(other) = stage.blocked_by.as_ref().filter(|_| stage.phase != Phase::Finished) {
             facts.push(format!("because of {other}"));
         }
-        let _ = writeln!(out, "{} {:width$}  {}", colour.apply_to(format!("{word:>9}")), id.to_string(), facts.join(", "));
+        let _ =
+            writeln!(out, "{} {:width$}  {}", colour.apply_to(format!("{word:>9}")), id.to_string(), facts.join(", "));
         for line in &stage.log_tail {
             let _ = writeln!(out, "{:>9} | {line}", "");
         }

@@ -1,7 +1,7 @@
 //! A run on the terminal, like cargo's: one line for every stage that ended, a live line for every stage that runs. Without
 //! a terminal only the lines that end are printed.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, io::Write, time::Duration};
 
 use console::{Style, style};
 use flow_pipeline::{
@@ -52,7 +52,11 @@ impl Terminal {
         let red = Style::new().for_stderr().red().bold();
         match &event.what {
             Event::RunStarted { run, recipe, stages, cores } => {
-                self.line("Running", &green, &format!("{recipe}: {} stages on {cores} cores (run {run})", stages.len()));
+                self.line(
+                    "Running",
+                    &green,
+                    &format!("{recipe}: {} stages on {cores} cores (run {run})", stages.len()),
+                );
             }
             Event::StageCached { stage, artifact, .. } => {
                 self.line("Cached", &cyan, &format!("{stage} {}", dim(&artifact.short())));
@@ -177,7 +181,7 @@ pub fn report(folder: &std::path::Path) {
     print_line(&format!("{} {}", green.apply_to(format!("{:>VERB$}", "Report")), folder.join("report.md").display()));
 }
 
-#[expect(clippy::print_stderr, reason = "this is the terminal")]
 fn print_line(line: &str) {
-    eprintln!("{line}");
+    // Whoever listened may be gone; the run goes on.
+    let _ = writeln!(std::io::stderr().lock(), "{line}");
 }

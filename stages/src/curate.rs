@@ -159,7 +159,8 @@ impl Places {
 /// meant from where one stands.
 fn find(spec: &SourceSpec, ctx: &ResolveContext<'_>) -> Result<ResolvedSource, StageError> {
     let hash = |path: &Path| Ok((ctx.hash)(path)?);
-    let look = |base: &Path| source::resolve(spec, &source::ResolveContext { base, hash: &hash, memo_dir: Some(ctx.memo) });
+    let look =
+        |base: &Path| source::resolve(spec, &source::ResolveContext { base, hash: &hash, memo_dir: Some(ctx.memo) });
     match look(ctx.base) {
         Err(missing @ flow_data::Error::SourceMissing { .. }) => look(Path::new("")).map_err(|_| data(missing)),
         other => other.map_err(data),
@@ -200,7 +201,8 @@ impl Kind for Curate {
     fn forecast(params: &Params, _: &Forecasts) -> Forecast {
         let mut forecast = Forecast::default();
         let mut disk = 0;
-        for (fact, bytes) in [(facts::TRAIN_BYTES, params.max_bytes), (facts::HELDOUT_BYTES, params.heldout.max_bytes)] {
+        for (fact, bytes) in [(facts::TRAIN_BYTES, params.max_bytes), (facts::HELDOUT_BYTES, params.heldout.max_bytes)]
+        {
             if let Some(Bytes(bytes)) = bytes {
                 forecast.facts.insert(fact.to_owned(), bytes.into());
                 disk += bytes / 3;
@@ -230,7 +232,10 @@ impl Kind for Curate {
         let broken = &statistics.broken;
         if broken.records + broken.streams > 0 {
             let first = broken.samples.first().map(|sample| format!("; the first: {sample}")).unwrap_or_default();
-            ctx.note(format!("{} broken records and {} broken files left out{first}", broken.records, broken.streams));
+            let count = |n: u64, one: &str| format!("{n} broken {one}{}", if n == 1 { "" } else { "s" });
+            let parts = [(broken.records, "record"), (broken.streams, "file")];
+            let parts: Vec<String> = parts.into_iter().filter(|(n, _)| *n > 0).map(|(n, one)| count(n, one)).collect();
+            ctx.note(format!("{} left out{first}", parts.join(" and ")));
         }
         Ok(())
     }

@@ -2,7 +2,12 @@
 
 use flow_data::{permute::Permutation, random::Stream, shard::TokenShards};
 use flow_model::{
-    embed, hf::ModelFolder, json, numerics, olmo2::Model, safetensors::{self, Dtype}, weights::Weight,
+    embed,
+    hf::ModelFolder,
+    json, numerics,
+    olmo2::Model,
+    safetensors::{self, Dtype},
+    weights::Weight,
 };
 use flow_pipeline::{
     StageError,

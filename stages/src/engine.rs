@@ -20,14 +20,16 @@ pub(crate) fn data(error: flow_data::Error) -> StageError {
         Error::TooManyBroken { .. } => {
             stage.with_help("mend the records, or raise `max_broken.records` or `max_broken.share` of this stage")
         }
-        Error::BrokenStreams { .. } => {
-            stage.with_help("bring the files again, or raise `max_broken.streams` of this stage to go on without their rest")
-        }
+        Error::BrokenStreams { .. } => stage.with_help(
+            "bring the files again, or raise `max_broken.streams` of this stage to go on without their rest",
+        ),
         Error::PackageSourcesMissing { .. } | Error::CargoMetadata { .. } => stage
             .with_help("`cargo fetch --locked` in the folder of that Cargo.toml brings the sources of all packages"),
         Error::SourceMissing { .. } => {
             stage.with_help("paths in a recipe start at the recipe's folder; `--set` can give another place")
         }
+        Error::EmptyDomain { advice, .. } => stage.with_help(*advice),
+        Error::Parquet { .. } => stage.with_help("bring the file again, or leave it out with `exclude`"),
         Error::Io(source) => with_disk_help(stage, source),
         _ => stage,
     }
@@ -57,10 +59,12 @@ pub(crate) fn io(error: std::io::Error) -> StageError {
 
 fn with_disk_help(stage: StageError, error: &std::io::Error) -> StageError {
     match error.kind() {
-        std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
-            stage.with_help("free some space on that disk, or put the store elsewhere with `--store`; nothing half-written is kept")
+        std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => stage.with_help(
+            "free some space on that disk, or put the store elsewhere with `--store`; nothing half-written is kept",
+        ),
+        std::io::ErrorKind::PermissionDenied => {
+            stage.with_help("the store's folder must be writable, the sources readable")
         }
-        std::io::ErrorKind::PermissionDenied => stage.with_help("the store's folder must be writable, the sources readable"),
         _ => stage,
     }
 }

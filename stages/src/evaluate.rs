@@ -95,8 +95,16 @@ impl Kind for Evaluate {
     fn roles() -> &'static [Role] {
         &[
             Role { name: "model", arity: Arity::One, about: "the model: dense, a mixture or an ensemble" },
-            Role { name: "expert", arity: Arity::Optional, about: "an expert, measured as the FFN of the dense `model`" },
-            Role { name: "corpora", arity: Arity::Many, about: "the corpora whose held-out documents are scored, a domain each" },
+            Role {
+                name: "expert",
+                arity: Arity::Optional,
+                about: "an expert, measured as the FFN of the dense `model`",
+            },
+            Role {
+                name: "corpora",
+                arity: Arity::Many,
+                about: "the corpora whose held-out documents are scored, a domain each",
+            },
         ]
     }
 
@@ -105,9 +113,9 @@ impl Kind for Evaluate {
             return Err(StageError::new("`bits_per_byte` and `cloze` are both null: nothing would be measured"));
         }
         match params.bits_per_byte {
-            Some(TextParams { length, stride }) if stride == 0 || stride > length => {
-                Err(StageError::new(format!("`bits_per_byte.stride` is {stride}, not within 1 and `length` = {length}")))
-            }
+            Some(TextParams { length, stride }) if stride == 0 || stride > length => Err(StageError::new(format!(
+                "`bits_per_byte.stride` is {stride}, not within 1 and `length` = {length}"
+            ))),
             _ => Ok(()),
         }
     }
@@ -252,7 +260,8 @@ impl Documents {
             let longest = pairs.iter().map(|pair| pair.continuation.len()).max().unwrap_or(0);
             let context = pairs.first().map(|pair| pair.context.clone()).unwrap_or_default();
             // All choices see the same context: as much of its end as the longest of them leaves room for.
-            let cut = (context.len() + longest).saturating_sub(scored.max_positions + 1).min(context.len().saturating_sub(1));
+            let cut =
+                (context.len() + longest).saturating_sub(scored.max_positions + 1).min(context.len().saturating_sub(1));
             let continuations: Vec<Vec<u32>> = pairs.into_iter().map(|pair| pair.continuation).collect();
             requests.push(ScoreRequest::continuations(&context[cut..], &continuations).map_err(model)?);
         }

@@ -63,8 +63,7 @@ pub(crate) fn training(config: &ModelConfig, trained: Trained, tokens: u64, batc
         Trained::LastExpert => parameters.expert,
         Trained::Router => 0,
     };
-    let layout =
-        TrainingLayout { trained, tokens_per_device: batch, compute_bytes: 4, recompute: false, devices: 1 };
+    let layout = TrainingLayout { trained, tokens_per_device: batch, compute_bytes: 4, recompute: false, devices: 1 };
     let flops = flops_per_token(config, length, trained) * tokens as f64;
     Estimate {
         tokens: Some(tokens),

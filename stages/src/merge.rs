@@ -17,7 +17,11 @@ use flow_pipeline::{
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{engine::{self, model}, facts, rows::RowParams};
+use crate::{
+    engine::{self, model},
+    facts,
+    rows::RowParams,
+};
 
 /// The kind.
 pub(crate) struct Merge;

@@ -148,8 +148,18 @@ impl Kind for Pretrain {
 
     fn run(ctx: &Context, params: Params, places: TrainingPlaces) -> Result<(), StageError> {
         engine::start(ctx)?;
-        let Params { model: sizes, tokens, horizon, batch, schedule: rate, optimizer, clip, losses, mask_documents, on_nan } =
-            params;
+        let Params {
+            model: sizes,
+            tokens,
+            horizon,
+            batch,
+            schedule: rate,
+            optimizer,
+            clip,
+            losses,
+            mask_documents,
+            on_nan,
+        } = params;
         let folder = ctx.input("tokens")?;
         let tokenizer_file = folder.join("tokenizer.json");
         let shards = TokenShards::open(folder, "train").map_err(data)?;

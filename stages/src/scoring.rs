@@ -48,8 +48,10 @@ impl Scored {
     ) -> Result<Self, StageError> {
         if folder.join(FILE).is_file() {
             if expert.is_some() || !without.is_empty() || top_k.is_some() {
-                return Err(StageError::new("an ensemble is measured as it is: `expert`, `without` and `top_k` are for other models")
-                    .with_help("set `top_k` where the ensemble is made, and leave members out there"));
+                return Err(StageError::new(
+                    "an ensemble is measured as it is: `expert`, `without` and `top_k` are for other models",
+                )
+                .with_help("set `top_k` where the ensemble is made, and leave members out there"));
             }
             return Self::ensemble(folder, device);
         }
@@ -134,7 +136,8 @@ fn left_out(config: &ModelConfig, without: &[String]) -> Result<Vec<usize>, Stag
         .map(|name| {
             let index = config.experts.as_ref().and_then(|mixture| mixture.index(name));
             index.ok_or_else(|| {
-                let known = config.experts.as_ref().map_or_else(|| "none".to_owned(), |mixture| mixture.names.join(", "));
+                let known =
+                    config.experts.as_ref().map_or_else(|| "none".to_owned(), |mixture| mixture.names.join(", "));
                 StageError::new(format!("`without` names `{name}`, which is no expert of this model"))
                     .with_help(format!("its experts are: {known}"))
             })

@@ -64,7 +64,8 @@ fn include_public() -> bool {
 impl Kind for Soup {
     const NAME: &'static str = "soup";
     const VERSION: u32 = 1;
-    const ABOUT: &'static str = "Average the weights of the public model and of the dense models that the experts make.";
+    const ABOUT: &'static str =
+        "Average the weights of the public model and of the dense models that the experts make.";
     type Params = Params;
     type Places = NoPlaces;
 
@@ -72,7 +73,11 @@ impl Kind for Soup {
         &[
             Role { name: "public", arity: Arity::One, about: "the public model" },
             Role { name: "experts", arity: Arity::Many, about: "the experts' bundles" },
-            Role { name: "results", arity: Arity::Any, about: "each expert's evaluation as a dense model, for `softmax`" },
+            Role {
+                name: "results",
+                arity: Arity::Any,
+                about: "each expert's evaluation as a dense model, for `softmax`",
+            },
         ]
     }
 
@@ -111,7 +116,8 @@ impl Kind for Soup {
 
 /// The average bits per byte of each expert's dense model, in the experts' order.
 fn losses(ctx: &Context) -> Result<Vec<f64>, StageError> {
-    let last = |label: &Option<String>| label.as_deref().and_then(|l| l.rsplit('.').next()).unwrap_or_default().to_owned();
+    let last =
+        |label: &Option<String>| label.as_deref().and_then(|l| l.rsplit('.').next()).unwrap_or_default().to_owned();
     let results = ctx.inputs("results");
     ctx.inputs("experts")
         .iter()

@@ -126,7 +126,10 @@ impl Kind for TrainExpert {
         check(params.tokens, params.horizon, params.batch, &params.schedule)?;
         params.row.check()?;
         if !(0.0..1.0).contains(&params.public_share) {
-            return Err(StageError::new(format!("`public_share` is {}; it is at least 0 and below 1", params.public_share)));
+            return Err(StageError::new(format!(
+                "`public_share` is {}; it is at least 0 and below 1",
+                params.public_share
+            )));
         }
         if !(params.row_lr.is_finite() && params.row_lr >= 0.0) {
             return Err(StageError::new(format!("`row_lr` is {}; a factor is at least 0", params.row_lr)));

@@ -159,7 +159,12 @@ impl Run {
     }
 
     /// Trains `model`, from the stage's last checkpoint if there is one, and writes `metrics.jsonl`.
-    pub(crate) fn train(&self, ctx: &Context, trained: &mut Model, batches: impl Batches + 'static) -> Result<Value, StageError> {
+    pub(crate) fn train(
+        &self,
+        ctx: &Context,
+        trained: &mut Model,
+        batches: impl Batches + 'static,
+    ) -> Result<Value, StageError> {
         let spec = self.spec(self.schedule.resolve(self.steps).map_err(model)?);
         let batches = Prefetch::new(Arc::new(batches), PREFETCH);
         let mut log = Log::open(ctx, self)?;
@@ -277,8 +282,7 @@ impl Hooks for Log<'_> {
         self.lines.get_ref().sync_data()?;
         fs::create_dir_all(&self.checkpoints)?;
         let TrainState { step, parameters, first_moments, second_moments } = state;
-        let sets =
-            [("parameters", parameters), ("first-moments", first_moments), ("second-moments", second_moments)];
+        let sets = [("parameters", parameters), ("first-moments", first_moments), ("second-moments", second_moments)];
         checkpoint::save(&self.checkpoints, *step, &sets, Value::Null, self.keep)?;
         Ok(())
     }

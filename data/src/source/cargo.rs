@@ -356,8 +356,9 @@ mod tests {
     fn what_is_not_there_is_named() {
         let folder = workspace();
         let with = |packages: &str, include: &str| {
-            let spec =
-                format!(r#"{{"cargo-sources":{{"manifest":"Cargo.toml","packages":[{packages}],"include":["{include}"]}}}}"#);
+            let spec = format!(
+                r#"{{"cargo-sources":{{"manifest":"Cargo.toml","packages":[{packages}],"include":["{include}"]}}}}"#
+            );
             resolve_in(folder.path(), &spec, None).unwrap_err()
         };
         let error = with("\"lowr\"", "*");

@@ -241,7 +241,8 @@ pub(crate) fn walk(root: &Path, enter: &mut dyn FnMut(&str) -> bool) -> Result<V
             }
             continue;
         }
-        if !folder {
+        // Of pipes, sockets and devices nobody knows where they end: they are no part of a corpus.
+        if entry.file_type().is_file() {
             let below = entry.path().strip_prefix(root).unwrap_or(entry.path());
             let mut relative = String::new();
             for (index, part) in below.components().enumerate() {

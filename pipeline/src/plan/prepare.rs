@@ -7,7 +7,7 @@ use crate::{
     error::{Error, Result},
     graph::Graph,
     names::StageId,
-    recipe::{Diagnostic, Recipe, StageSpec},
+    recipe::{Diagnostic, Recipe, StageSpec, once_each},
     registry::Registry,
     stage::{AnyKind, Arity, Forecast, Forecasts, ResolveContext},
 };
@@ -76,7 +76,7 @@ pub fn prepare(
         }
     }
     if !diagnostics.is_empty() {
-        return Err(Error::Recipe(diagnostics));
+        return Err(Error::Recipe(once_each(diagnostics)));
     }
 
     let edges: Vec<Vec<usize>> =

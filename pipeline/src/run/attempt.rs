@@ -92,13 +92,33 @@ pub async fn attempt(
     stop: watch::Receiver<Stop>,
     report: &mut (dyn FnMut(Report) + Send),
 ) -> Ended {
-    match try_attempt(&cache, executor.as_ref(), &attempt, stop, report).await {
+    let ended = match try_attempt(&cache, executor.as_ref(), &attempt, stop, report).await {
         Ok(ended) => ended,
         Err(error) => Ended::Failed {
             error: StageError { help: advice(&error).map(str::to_owned), ..StageError::new(chain(&error)) },
             log_tail: tail_of(&attempt.log, LOG_TAIL),
         },
+    };
+    match ended {
+        Ended::Failed { error, log_tail } => Ended::Failed { error: with_disk(error, cache.root()), log_tail },
+        other => other,
     }
+}
+
+/// The system's words for ENOSPC, which every library passes on.
+const FULL: &str = "No space left on device";
+
+/// Says which disk is full: whatever a stage writes lies in the store, however deep the library that met the end of it.
+fn with_disk(error: StageError, store: &Path) -> StageError {
+    if !error.message.contains(FULL) {
+        return error;
+    }
+    let store = std::path::absolute(store).unwrap_or_else(|_| store.to_owned());
+    error.with_help(format!(
+        "the disk of {}/ is full: make room there, or name another folder with `--store`, and give the same command again; \
+         what was finished is kept",
+        store.display()
+    ))
 }
 
 /// What a person can do about a failure that is not the stage's own.
@@ -321,6 +341,9 @@ fn judge(exit: Exit, job: &Job, stop: Stop, log: &Path) -> Option<Ended> {
                 .with_help("most often the machine ran out of memory; what it had done is kept"),
         ),
         (Exit::Signal(signal), _) => failed(StageError::new(format!("its process ended by signal {signal}"))),
+        (Exit::Code(code), None) if code == i32::from(exec::DISK_FULL) => {
+            failed(StageError::new(format!("its process could not write its result: {FULL}")))
+        }
         (Exit::Code(code), _) => failed(StageError::new(format!("its process ended with code {code} and no result"))),
     }
 }

@@ -33,12 +33,11 @@ pub struct Shortfall {
 /// Refuses a plan with a stage that can never fit. Stages that are cached do not count. What a stage on accelerators takes is
 /// their memory, not this machine's.
 pub fn check(plan: &Plan, capacity: Capacity, profiles: &[String]) -> Result<()> {
-    let open = plan.stages().iter().zip(&plan.verdicts).filter(|(_, verdict)| !matches!(verdict, Verdict::Cached { .. }));
+    let open =
+        plan.stages().iter().zip(&plan.verdicts).filter(|(_, verdict)| !matches!(verdict, Verdict::Cached { .. }));
     let shortfalls: Vec<Shortfall> = open
         .map(|(stage, _)| Shortfall { stage: stage.id.clone(), need: need(stage, capacity) })
-        .filter(|Shortfall { need, .. }| {
-            need.gpus > capacity.gpus || (need.gpus == 0 && need.memory > capacity.memory)
-        })
+        .filter(|Shortfall { need, .. }| need.gpus > capacity.gpus || (need.gpus == 0 && need.memory > capacity.memory))
         .collect();
     if shortfalls.is_empty() {
         Ok(())

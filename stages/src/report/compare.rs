@@ -9,12 +9,7 @@ use super::{
 };
 
 /// What `first` has more than `second` in a domain.
-pub(super) fn difference(
-    first: &ModelResult,
-    second: &ModelResult,
-    domain: &str,
-    metric: Metric,
-) -> Option<Estimate> {
+pub(super) fn difference(first: &ModelResult, second: &ModelResult, domain: &str, metric: Metric) -> Option<Estimate> {
     let value = |model: &ModelResult| metric.of(model.evaluation.domains.get(domain)?);
     let (ours, theirs) = (value(first)?, value(second)?);
     Some(paired(first, second, domain, metric).unwrap_or_else(|| ours.minus(theirs)))

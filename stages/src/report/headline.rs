@@ -81,7 +81,8 @@ fn versus(
 ) -> Option<Headline> {
     let (ours, theirs) = (metric.mean(&full.evaluation)?, metric.mean(&other.evaluation)?);
     let all = domains(input, metric);
-    let difference = compare::mean(all.iter().filter_map(|(domain, _)| compare::difference(full, other, domain, metric)))?;
+    let difference =
+        compare::mean(all.iter().filter_map(|(domain, _)| compare::difference(full, other, domain, metric)))?;
     let is_better = metric.is_better(ours.value, theirs.value);
     let verdict = match (difference.is_clear(), is_better) {
         (false, _) => Verdict::Undecided,

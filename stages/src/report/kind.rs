@@ -46,7 +46,11 @@ impl Kind for Report {
     fn roles() -> &'static [Role] {
         &[
             Role { name: "public", arity: Arity::Optional, about: "the evaluation of the public model" },
-            Role { name: "individual", arity: Arity::Any, about: "the evaluations of experts as dense models, a domain each" },
+            Role {
+                name: "individual",
+                arity: Arity::Any,
+                about: "the evaluations of experts as dense models, a domain each",
+            },
             Role { name: "soup", arity: Arity::Optional, about: "the evaluation of the model soup" },
             Role { name: "btm", arity: Arity::Optional, about: "the evaluation of the Branch-Train-Merge ensemble" },
             Role { name: "combined", arity: Arity::Any, about: "evaluations of other combined models" },
@@ -150,8 +154,7 @@ fn curve(folder: &Path) -> Result<Vec<StepMetrics>, StageError> {
     let file = folder.join("metrics.jsonl");
     let text = fs::read_to_string(&file).map_err(io)?;
     let line = |(number, line): (usize, &str)| {
-        serde_json::from_str(line)
-            .map_err(|e| StageError::new(format!("{}, line {}: {e}", file.display(), number + 1)))
+        serde_json::from_str(line).map_err(|e| StageError::new(format!("{}, line {}: {e}", file.display(), number + 1)))
     };
     text.lines().enumerate().map(line).collect()
 }

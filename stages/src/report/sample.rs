@@ -32,7 +32,14 @@ fn evaluation(bits: [f64; 4], right: [f64; 4]) -> Evaluation {
 
 fn model(label: &str, title: &str, group: ModelGroup, bits: [f64; 4], right: [f64; 4]) -> ModelResult {
     let left_out = label.strip_prefix("optout.").map(str::to_owned);
-    ModelResult { label: label.into(), group, title: title.into(), left_out, evaluation: evaluation(bits, right), scores: std::collections::BTreeMap::new() }
+    ModelResult {
+        label: label.into(),
+        group,
+        title: title.into(),
+        left_out,
+        evaluation: evaluation(bits, right),
+        scores: std::collections::BTreeMap::new(),
+    }
 }
 
 pub(super) fn input() -> ReportInput {
