@@ -27,8 +27,8 @@ fn main() -> ExitCode {
         Command::Graph(args) => cmd::graph::graph(&args),
         Command::Status(args) => cmd::status::status(&args, json),
         Command::Report(args) => cmd::report::report(&args, json),
-        Command::Schema => cmd::schema::schema(),
-        Command::Kinds => cmd::kinds::kinds(json),
+        Command::Schema => Ok(cmd::schema::schema()),
+        Command::Kinds => Ok(cmd::kinds::kinds(json)),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "flow", &mut script);

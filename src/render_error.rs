@@ -85,9 +85,9 @@ fn complaints(error: &Error) -> Vec<Complaint> {
             })
             .collect(),
         Error::Capacity { shortfalls, capacity, profiles } => {
-            let list = needs(shortfalls).into_iter().map(|line| format!("\n  {line}")).collect::<String>();
+            let list = needs(shortfalls).join("\n  ");
             let message = format!(
-                "this machine cannot hold the run, so nothing was done. There are {} cores, {} of memory and {}; needed are:{list}",
+                "this machine cannot hold the run, so nothing was done. There are {} cores, {} of memory and {}; needed are:\n  {list}",
                 capacity.cores,
                 numbers::bytes(capacity.memory),
                 accelerators(capacity.gpus),

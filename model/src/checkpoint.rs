@@ -297,9 +297,9 @@ mod tests {
                     _ => bytes.clear(),
                 }
                 if damage == "remove" {
-                    fs_err::remove_file(&path).unwrap()
+                    fs_err::remove_file(&path).unwrap();
                 } else {
-                    fs_err::write(&path, bytes).unwrap()
+                    fs_err::write(&path, bytes).unwrap();
                 }
                 assert_eq!(latest(folder.path()).unwrap().unwrap().step(), 1, "{file} {damage}");
             }

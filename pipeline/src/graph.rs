@@ -10,7 +10,7 @@ use petgraph::{
 /// Stages as numbers, edges from an input to the stage that takes it.
 #[derive(Debug, Clone)]
 pub struct Graph {
-    graph: DiGraph<(), ()>,
+    edges: DiGraph<(), ()>,
     order: Vec<usize>,
     heights: Vec<u32>,
 }
@@ -41,17 +41,17 @@ impl Graph {
             let next = graph.neighbors_directed(NodeIndex::new(stage), Direction::Outgoing);
             heights[stage] = next.map(|next| heights[next.index()] + 1).max().unwrap_or(0);
         }
-        Some(Self { graph, order, heights })
+        Some(Self { edges: graph, order, heights })
     }
 
     /// Number of stages.
     pub fn len(&self) -> usize {
-        self.graph.node_count()
+        self.edges.node_count()
     }
 
     /// Whether there is no stage.
     pub fn is_empty(&self) -> bool {
-        self.graph.node_count() == 0
+        self.edges.node_count() == 0
     }
 
     /// Every stage after its inputs; among those that are free, the one written first in the recipe comes first.
@@ -61,12 +61,12 @@ impl Graph {
 
     /// The stages that `stage` takes, sorted, each once.
     pub fn inputs(&self, stage: usize) -> impl Iterator<Item = usize> + '_ {
-        self.graph.neighbors_directed(NodeIndex::new(stage), Direction::Incoming).map(NodeIndex::index)
+        self.edges.neighbors_directed(NodeIndex::new(stage), Direction::Incoming).map(NodeIndex::index)
     }
 
     /// The stages that take `stage`, sorted, each once.
     pub fn dependents(&self, stage: usize) -> impl Iterator<Item = usize> + '_ {
-        self.graph.neighbors_directed(NodeIndex::new(stage), Direction::Outgoing).map(NodeIndex::index)
+        self.edges.neighbors_directed(NodeIndex::new(stage), Direction::Outgoing).map(NodeIndex::index)
     }
 
     /// Stages on the longest way from `stage` to an end: what is high is started first.

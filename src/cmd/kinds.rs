@@ -5,10 +5,10 @@ use std::{fmt::Write as _, io::Write as _, process::ExitCode};
 use flow_pipeline::stage::{Arity, fields};
 use serde_json::json;
 
-use crate::{failure::Ended, view};
+use crate::view;
 
 /// Runs the command.
-pub fn kinds(as_json: bool) -> Ended {
+pub fn kinds(as_json: bool) -> ExitCode {
     let registry = flow_stages::registry();
     if as_json {
         let kinds: Vec<_> = registry
@@ -21,7 +21,7 @@ pub fn kinds(as_json: bool) -> Ended {
             })
             .collect();
         view::json::pretty(&kinds);
-        return Ok(ExitCode::SUCCESS);
+        return ExitCode::SUCCESS;
     }
     let mut out = String::new();
     for kind in registry.iter() {
@@ -42,5 +42,5 @@ pub fn kinds(as_json: bool) -> Ended {
     }
     // A reader that went away wants no more.
     let _ = write!(std::io::stdout(), "{out}");
-    Ok(ExitCode::SUCCESS)
+    ExitCode::SUCCESS
 }

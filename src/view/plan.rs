@@ -83,11 +83,11 @@ fn cost(stage: &PreparedStage) -> String {
         let each = if devices > 1 { format!(" on each of {devices} devices") } else { String::new() };
         parts.push(format!("{} of memory{each}", bytes(memory / devices)));
     }
-    if let (Some(hours), Some(accelerator)) = (estimate.device_hours, &estimate.accelerator) {
-        if hours >= 0.1 {
-            let wall = duration(hours * 3600.0 / devices(stage) as f64);
-            parts.push(format!("{} device-hours ({accelerator}; {wall} on {})", shown_hours(hours), devices(stage)));
-        }
+    if let (Some(hours), Some(accelerator)) = (estimate.device_hours, &estimate.accelerator)
+        && hours >= 0.1
+    {
+        let wall = duration(hours * 3600.0 / devices(stage) as f64);
+        parts.push(format!("{} device-hours ({accelerator}; {wall} on {})", shown_hours(hours), devices(stage)));
     }
     parts.join(", ")
 }

@@ -74,7 +74,6 @@ impl Terminal {
                     bar.set_message(message(unit, state.stages.get(stage).and_then(|s| s.metrics.as_ref())));
                 }
             }
-            Event::StageMetrics { .. } => {}
             Event::StageNote { stage, text } => self.line("Note", &yellow, &format!("{stage}: {text}")),
             Event::StageFinished { stage, artifact, seconds, bytes: size, .. } => {
                 self.clear(stage);
@@ -95,8 +94,9 @@ impl Terminal {
                 self.clear(stage);
                 self.line("Stopped", &yellow, &format!("{stage}: what it had done is kept"));
             }
-            // Told once, at the end: after an early failure they are nearly all there are.
-            Event::StageSkipped { .. } => {}
+            // Metrics are in the message of the next progress; what was not reached is told once, at the end: after an early
+            // failure it is nearly everything.
+            Event::StageMetrics { .. } | Event::StageSkipped { .. } => {}
             Event::RunFinished { outcome, seconds } => self.finish(*outcome, *seconds, state, [&green, &red, &yellow]),
         }
     }

@@ -41,12 +41,11 @@ pub(crate) fn model(error: flow_model::Error) -> StageError {
     use flow_model::Error;
     let stage = StageError::from_error(&error);
     match &error {
-        Error::Cancelled => StageError::cancelled(),
+        Error::Cancelled | Error::Data(flow_data::Error::Cancelled) => StageError::cancelled(),
         Error::Diverged { .. } => {
             stage.with_help("lower `schedule.peak`, raise `schedule.warmup_steps`, or set `on_nan: skip`")
         }
         Error::Io(source) => with_disk_help(stage, source),
-        Error::Data(flow_data::Error::Cancelled) => StageError::cancelled(),
         _ => stage,
     }
 }

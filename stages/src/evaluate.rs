@@ -155,26 +155,26 @@ impl Kind for Evaluate {
             let name = label.rsplit('.').next().unwrap_or(&label).to_owned();
             // A domain that was measured before the stage was cut off is not measured again.
             let done = ctx.scratch().join(format!("{name}.json"));
-            let (result, scores) = match json::read::<(DomainResult, Scores)>(&done) {
-                Ok(measured) => measured,
-                Err(_) => {
-                    let documents = Documents::read(&Corpus::open(&corpus.path).map_err(data)?)?;
-                    let mut result = documents.nothing_yet();
-                    let mut scores = Scores::default();
-                    if let Some(text) = bits_per_byte {
-                        let all = documents.text(ctx, &scored, &*scorer, text, &mut result)?;
-                        result.bits_per_byte = Some(bits_per_byte::bits_per_byte(&all, &bootstrap).map_err(data)?);
-                        scores.documents = all.iter().filter(|s| s.bytes > 0).map(DocumentScore::ratio).collect();
-                    }
-                    if let Some(questions) = cloze {
-                        scores.cloze = documents.questions(ctx, &scored, &*scorer, &questions)?;
-                        result.items = scores.cloze.len() as u64;
-                        result.cloze = Some(bootstrap.mean(&scores.cloze).map_err(data)?);
-                    }
-                    let measured = (result, scores);
-                    json::write(&done, &measured).map_err(model)?;
-                    measured
+            let measured = json::read::<(DomainResult, Scores)>(&done);
+            let (result, scores) = if let Ok(measured) = measured {
+                measured
+            } else {
+                let documents = Documents::read(&Corpus::open(&corpus.path).map_err(data)?)?;
+                let mut result = documents.nothing_yet();
+                let mut scores = Scores::default();
+                if let Some(text) = bits_per_byte {
+                    let all = documents.text(ctx, &scored, &*scorer, text, &mut result)?;
+                    result.bits_per_byte = Some(bits_per_byte::bits_per_byte(&all, &bootstrap).map_err(data)?);
+                    scores.documents = all.iter().filter(|s| s.bytes > 0).map(DocumentScore::ratio).collect();
                 }
+                if let Some(questions) = cloze {
+                    scores.cloze = documents.questions(ctx, &scored, &*scorer, &questions)?;
+                    result.items = scores.cloze.len() as u64;
+                    result.cloze = Some(bootstrap.mean(&scores.cloze).map_err(data)?);
+                }
+                let measured = (result, scores);
+                json::write(&done, &measured).map_err(model)?;
+                measured
             };
             all_scores.insert(name.clone(), scores);
             domains.insert(name, result);

@@ -61,7 +61,10 @@ pub(crate) fn training(config: &ModelConfig, trained: Trained, tokens: u64, batc
         Trained::Nothing => 0,
         Trained::Everything => parameters.total,
         Trained::LastExpert => parameters.expert,
-        Trained::Router => 0,
+        Trained::Router => {
+            let rows = config.experts.as_ref().map_or(0, |mixture| mixture.count);
+            (rows * config.num_layers * config.hidden_size) as u64
+        }
     };
     let layout = TrainingLayout { trained, tokens_per_device: batch, compute_bytes: 4, recompute: false, devices: 1 };
     let flops = flops_per_token(config, length, trained) * tokens as f64;

@@ -1,4 +1,4 @@
-//! The stage kinds of a FlexOlmo model's life: each a thin adapter between an engine (`flow-data`, `flow-model`) and the
+//! The stage kinds of a `FlexOlmo` model's life: each a thin adapter between an engine (`flow-data`, `flow-model`) and the
 //! pipeline. One file a kind: its params, its inputs, its version, its cost, its run, and nothing else.
 //!
 //! ```text

@@ -163,17 +163,14 @@ impl Kind for Pretrain {
         let folder = ctx.input("tokens")?;
         let tokenizer_file = folder.join("tokenizer.json");
         let shards = TokenShards::open(folder, "train").map_err(data)?;
-        let (config, weights) = match ctx.optional_input("init") {
-            Some(init) => {
-                let init = ModelFolder::open(init).map_err(model)?;
-                (init.config().clone(), init.weights())
-            }
-            None => {
-                let tokenizer = Tokenizer::from_file(&tokenizer_file).map_err(data)?;
-                let config = config(&sizes, &tokenizer)?;
-                let weights = initial_weights(&config, ctx.seed().derive(&["init"]).0);
-                (config, weights)
-            }
+        let (config, weights) = if let Some(init) = ctx.optional_input("init") {
+            let init = ModelFolder::open(init).map_err(model)?;
+            (init.config().clone(), init.weights())
+        } else {
+            let tokenizer = Tokenizer::from_file(&tokenizer_file).map_err(data)?;
+            let config = config(&sizes, &tokenizer)?;
+            let weights = initial_weights(&config, ctx.seed().derive(&["init"]).0);
+            (config, weights)
         };
         let device = numerics::device(ctx.device()).map_err(model)?;
         let mut trained = Model::new(&config, &weights, &device).map_err(model)?;

@@ -38,7 +38,7 @@ fn model(label: &str, title: &str, group: ModelGroup, bits: [f64; 4], right: [f6
         title: title.into(),
         left_out,
         evaluation: evaluation(bits, right),
-        scores: std::collections::BTreeMap::new(),
+        scores: BTreeMap::new(),
     }
 }
 
