@@ -12,6 +12,8 @@ mod stories {
     mod environment;
     mod first_run;
     mod full_disk;
+    mod golden_digests;
+    mod interop;
     mod plan_and_graph;
     mod process;
     mod what_runs_again;
