@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use flow_pipeline::units::Bytes;
 
 /// Carry a FlexOlmo model from raw text to the paper's tables with one recipe.
 #[derive(Debug, Parser)]
@@ -29,6 +30,12 @@ pub enum Command {
     Status(StatusArgs),
     /// Write the report of a recipe whose stages are all in the cache.
     Report(ReportArgs),
+    /// Write the model of a stage that is in the cache as a folder that transformers reads.
+    Export(ExportArgs),
+    /// Write text with a model folder, such as an exported one.
+    Generate(GenerateArgs),
+    /// Check a model folder from outside of flow and say what it holds, or score tokens with it.
+    Import(ImportArgs),
     /// Print the JSON Schema of recipes, for editors.
     Schema,
     /// List the kinds of stages with their params and inputs.
@@ -174,6 +181,94 @@ pub struct ReportArgs {
     /// Where the report goes [default: report/RECIPE].
     #[arg(long, value_name = "FOLDER")]
     pub report: Option<PathBuf>,
+}
+
+/// What reads an exported folder.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum ExportFormat {
+    /// Hugging Face transformers, and all that reads its folders.
+    Hf,
+}
+
+/// Element types of an exported model.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum ExportDtype {
+    /// Single precision.
+    F32,
+    /// The upper half of a single.
+    Bf16,
+}
+
+/// `flow export`.
+#[derive(Debug, Args)]
+pub struct ExportArgs {
+    #[command(flatten)]
+    pub recipe: RecipeArgs,
+    /// The stage: of the kind `pretrain`, `import-model`, `merge` or `soup`; or `train-expert`, for the dense model with that expert.
+    #[arg(value_name = "STAGE")]
+    pub stage: String,
+    /// The folder to write; where it exists it must be empty.
+    #[arg(long, short, value_name = "FOLDER")]
+    pub out: PathBuf,
+    /// What will read the folder.
+    #[arg(long, value_enum, default_value = "hf")]
+    pub format: ExportFormat,
+    /// Element type [default: the model's own].
+    #[arg(long, value_enum)]
+    pub dtype: Option<ExportDtype>,
+    /// End a file of tensors before it grows beyond this.
+    #[arg(long, value_name = "SIZE", default_value = "5GB")]
+    pub shard_bytes: Bytes,
+    /// Leave out a router bias that is in use: the format has none.
+    #[arg(long)]
+    pub drop_bias: bool,
+    #[command(flatten)]
+    pub store: StoreArgs,
+    #[command(flatten)]
+    pub device: DeviceArgs,
+}
+
+/// `flow generate`.
+#[derive(Debug, Args)]
+pub struct GenerateArgs {
+    /// The folder of a model with its tokenizer.
+    pub folder: PathBuf,
+    /// The text to go on with; `-` for standard input.
+    #[arg(long, short, value_name = "TEXT", default_value = "")]
+    pub prompt: String,
+    /// New tokens at most.
+    #[arg(long, value_name = "N", default_value_t = 128)]
+    pub max_tokens: usize,
+    /// 0 takes the most probable token each time; above, tokens are drawn.
+    #[arg(long, value_name = "T", default_value_t = 0.0)]
+    pub temperature: f64,
+    /// Draw from the most probable tokens that together reach this probability.
+    #[arg(long, value_name = "P", default_value_t = 1.0)]
+    pub top_p: f64,
+    /// The same seed gives the same text.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub seed: u64,
+    /// Leave this expert out, as if it had never been merged. May be given more than once.
+    #[arg(long, value_name = "EXPERT")]
+    pub without: Vec<String>,
+    /// After the text, print each token with the share that every expert had in it.
+    #[arg(long)]
+    pub attribute: bool,
+    #[command(flatten)]
+    pub device: DeviceArgs,
+}
+
+/// `flow import`.
+#[derive(Debug, Args)]
+pub struct ImportArgs {
+    /// The folder: `config.json`, safetensors files (one, or several with an index), `tokenizer.json`.
+    pub folder: PathBuf,
+    /// Instead, score these JSON lines, `{"tokens": [5, 9]}` or `{"text": "…"}`; `-` for standard input. Each gives a line with the
+    /// log-probability of every token but the first.
+    #[arg(long, value_name = "FILE")]
+    pub score: Option<PathBuf>,
+    #[command(flatten)]
+    pub device: DeviceArgs,
 }
 
 fn assignment(text: &str) -> Result<(String, String), String> {

@@ -1,7 +1,10 @@
 //! One command a file.
 
 pub mod exec;
+pub mod export;
+pub mod generate;
 pub mod graph;
+pub mod import;
 pub mod kinds;
 pub mod plan;
 pub mod planning;

@@ -27,6 +27,9 @@ fn main() -> ExitCode {
         Command::Graph(args) => cmd::graph::graph(&args),
         Command::Status(args) => cmd::status::status(&args, json),
         Command::Report(args) => cmd::report::report(&args, json),
+        Command::Export(args) => cmd::export::export(&args, json),
+        Command::Generate(args) => cmd::generate::generate(&args, json),
+        Command::Import(args) => cmd::import::import(&args, json),
         Command::Schema => Ok(cmd::schema::schema()),
         Command::Kinds => Ok(cmd::kinds::kinds(json)),
         Command::Completions { shell } => {

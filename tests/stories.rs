@@ -12,6 +12,7 @@ mod stories {
     mod environment;
     mod first_run;
     mod full_disk;
+    mod generate;
     mod golden_digests;
     mod interop;
     mod plan_and_graph;

@@ -5,6 +5,7 @@
 //! generation_config.json  the special tokens
 //! model.safetensors       or model-00001-of-00003.safetensors … with model.safetensors.index.json
 //! tokenizer.json          copied from where the model was trained
+//! tokenizer_config.json   how transformers reads that; copied where there is one, else made by an export
 //! ```
 //!
 //! To open a folder is to check it: every tensor that the configuration asks for is there once, in its shape, and no other. Files are
@@ -25,6 +26,7 @@ use crate::safetensors::{Dtype, SafeTensors, Sink, Spec, View};
 use crate::weights::{Digest, Weights, frozen_digest};
 
 mod shards;
+mod tokenizer_config;
 
 pub use shards::write_tensors;
 
@@ -110,6 +112,11 @@ impl ModelFolder {
         self.tokenizer.map(|_| self.path.join("tokenizer.json"))
     }
 
+    /// The files of tensors, sorted by name.
+    pub fn files(&self) -> impl Iterator<Item = &Path> {
+        self.files.iter().map(SafeTensors::path)
+    }
+
     /// One tensor, if the model has it.
     pub fn tensor(&self, name: &str) -> Option<View<'_>> {
         self.files[*self.holder.get(name)?].tensor(name)
@@ -127,6 +134,11 @@ impl ModelFolder {
     /// All tensors, sorted by name.
     pub fn tensors(&self) -> impl Iterator<Item = View<'_>> {
         self.holder.iter().filter_map(|(name, file)| self.files[*file].tensor(name))
+    }
+
+    /// Whether the router has a bias, which transformers knows nothing of.
+    pub fn has_router_bias(&self) -> bool {
+        self.holder.keys().any(|name| is_router_bias(name))
     }
 
     /// All tensors in memory, as f32.
@@ -220,6 +232,9 @@ pub fn write(
     write_settings(folder, config, layout.dtype, tokenizer)
 }
 
+/// Files that go with a `tokenizer.json` wherever it goes.
+pub const BESIDE_TOKENIZER: [&str; 2] = [tokenizer_config::FILE, "special_tokens_map.json"];
+
 /// Writes what stands beside the tensors: `config.json`, `generation_config.json`, the tokenizer's files.
 ///
 /// # Errors
@@ -234,7 +249,7 @@ pub fn write_settings(folder: &Path, config: &ModelConfig, dtype: Dtype, tokeniz
     json::write(&folder.join("generation_config.json"), &Value::Object(generation))?;
     if let Some(tokenizer) = tokenizer {
         json::write_bytes(&folder.join("tokenizer.json"), &fs_err::read(tokenizer)?)?;
-        for beside in ["tokenizer_config.json", "special_tokens_map.json"] {
+        for beside in BESIDE_TOKENIZER {
             let from = tokenizer.with_file_name(beside);
             if from.is_file() {
                 json::write_bytes(&folder.join(beside), &fs_err::read(from)?)?;
@@ -283,6 +298,11 @@ pub fn export(model: &ModelFolder, out: &Path, layout: Layout, bias: RouterBias)
     let kept = model.tensors().filter(|view| !is_router_bias(view.name()));
     let specs = kept.map(|view| (view.name().to_owned(), spec(view))).collect();
     write_tensors(out, &specs, layout.shard_bytes, |name, sink: &mut Sink<'_>| sink.copy(model.expect(name)?))?;
+    if let Some(tokenizer) =
+        model.tokenizer_path().filter(|file| !file.with_file_name(tokenizer_config::FILE).is_file())
+    {
+        tokenizer_config::write(out, &model.config, &tokenizer)?;
+    }
     write_settings(out, &model.config, layout.dtype, model.tokenizer_path().as_deref())
 }
 

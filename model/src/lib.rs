@@ -3,6 +3,7 @@
 //! ```text
 //!   config, init ─▶ Weights ─▶ Model ─┬─▶ train: batch ─ loss ─ gradients ─ clip ─ AdamW ─▶ TrainState ─▶ checkpoint
 //!        hf  ◀───────▶ │              ├─▶ embed: documents ─▶ router row
+//!                       │              ├─▶ generate: prompt ─▶ tokens
 //!                      ▼              └─▶ score: requests ─▶ log-probabilities
 //!            bundle, merge, soup          (all three over ops: fused kernels on the CPU, burn's own elsewhere)
 //! ```
@@ -32,7 +33,9 @@ mod clip;
 pub mod embed;
 mod flexolmo;
 pub mod freeze;
+pub mod generate;
 pub mod init;
+mod kv_cache;
 pub mod loss;
 pub mod mask;
 pub mod numerics;

@@ -10,6 +10,7 @@
 use crate::config::ModelConfig;
 use crate::error::{Error, Result};
 use crate::flexolmo::{Mixture, Present};
+use crate::kv_cache::KvCache;
 use crate::mask::Sequences;
 use crate::names;
 use crate::ops::attention::{Heads, attention};
@@ -280,6 +281,38 @@ impl Model {
         sequences: &Sequences,
         routing: &mut Routing,
     ) -> Result<Tensor<2>> {
+        let end = sequences.positions_end();
+        self.check(tokens, sequences, end)?;
+        let eps = self.config.norm_eps as f32;
+        let heads = self.heads(sequences.clone(), end);
+        let mut x_nd = embedding(self.embedding.clone(), tokens);
+        for block in &self.blocks {
+            x_nd = block.forward(x_nd, &heads, eps, routing);
+        }
+        Ok(rms_norm(x_nd, self.norm.clone(), eps))
+    }
+
+    /// Logits [v] after the last of `tokens`, which follow those that `cache` holds; they join it.
+    ///
+    /// # Errors
+    /// [`Error::Input`] for tokens or positions that the model does not have.
+    pub(crate) fn decode(&self, tokens: &[u32], cache: &mut KvCache, routing: &mut Routing) -> Result<Vec<f32>> {
+        let sequences = Sequences::causal(1, tokens.len());
+        let end = cache.len() + tokens.len();
+        self.check(tokens, &sequences, end)?;
+        let eps = self.config.norm_eps as f32;
+        let heads = self.heads(sequences, end);
+        let mut x_nd = embedding(self.embedding.clone(), &Arc::from(tokens));
+        for (layer, block) in self.blocks.iter().enumerate() {
+            x_nd = block.decode(x_nd, layer, cache, &heads, eps, routing);
+        }
+        cache.advance(tokens.len());
+        let last_1d = x_nd.narrow(0, tokens.len() - 1, 1);
+        let hidden_1d = rms_norm(last_1d, self.norm.clone(), eps);
+        Ok(numbers(linear(hidden_1d, self.head())))
+    }
+
+    fn check(&self, tokens: &[u32], sequences: &Sequences, end: usize) -> Result<()> {
         let input = |reason: String| Error::Input { what: "tokens".to_owned(), reason };
         if tokens.len() != sequences.tokens() || tokens.is_empty() {
             return Err(input(format!("there are {}, the batch has {}", tokens.len(), sequences.tokens())));
@@ -287,23 +320,20 @@ impl Model {
         if let Some(token) = tokens.iter().find(|&&t| t as usize >= self.config.vocab_size) {
             return Err(input(format!("token {token} is not in the vocabulary of {}", self.config.vocab_size)));
         }
-        let end = sequences.positions_end();
         if end > self.config.max_positions {
             return Err(input(format!("position {} is beyond the model's {}", end - 1, self.config.max_positions)));
         }
-        let eps = self.config.norm_eps as f32;
-        let heads = Heads {
-            sequences: sequences.clone(),
+        Ok(())
+    }
+
+    fn heads(&self, sequences: Sequences, end: usize) -> Heads {
+        Heads {
+            sequences,
             heads: self.config.num_heads,
             head_dim: self.config.head_dim,
-            eps,
+            eps: self.config.norm_eps as f32,
             angles: self.rope.angles(end),
-        };
-        let mut x_nd = embedding(self.embedding.clone(), tokens);
-        for block in &self.blocks {
-            x_nd = block.forward(x_nd, &heads, eps, routing);
         }
-        Ok(rms_norm(x_nd, self.norm.clone(), eps))
     }
 
     /// Logits [n, v], row-major, of a batch; all of them, so for small batches.
@@ -321,7 +351,7 @@ impl Model {
     pub fn logits_without(&self, tokens: &[u32], sequences: &Sequences, without: &[usize]) -> Result<Vec<f32>> {
         let mut routing = Routing { present: Present::without(&self.config, without)?, ..Routing::default() };
         let hidden = self.hidden(&Arc::from(tokens), sequences, &mut routing)?;
-        Ok(linear(hidden, self.head()).inner().into_data().iter::<f32>().collect())
+        Ok(numbers(linear(hidden, self.head())))
     }
 
     /// What share of each token went to each expert: `[layer][token][expert]`, 0 where it was not chosen.
@@ -343,6 +373,11 @@ impl Model {
         self.hidden(&Arc::from(tokens), sequences, &mut routing)?;
         Ok(routing.probabilities.into_iter().flatten().map(by_token).collect())
     }
+}
+
+/// A tensor's numbers, row-major, in host memory.
+fn numbers(tensor: Tensor<2>) -> Vec<f32> {
+    tensor.inner().into_data().iter::<f32>().collect()
 }
 
 /// Rows of a layer's routing without the last column, which is not an expert.
@@ -391,6 +426,27 @@ impl Block {
     fn forward(&self, x_nd: Tensor<2>, heads: &Heads, eps: f32, routing: &mut Routing) -> Tensor<2> {
         let qkv_n3d = linear_three(x_nd.clone(), [self.q.clone(), self.k.clone(), self.v.clone()]);
         let a_nd = attention(qkv_n3d, self.q_norm.clone(), self.k_norm.clone(), heads.clone());
+        self.after_attention(a_nd, x_nd, eps, routing)
+    }
+
+    /// [`Block::forward`] of new tokens, behind those that the cache holds.
+    fn decode(
+        &self,
+        x_nd: Tensor<2>,
+        layer: usize,
+        cache: &mut KvCache,
+        heads: &Heads,
+        eps: f32,
+        routing: &mut Routing,
+    ) -> Tensor<2> {
+        let qkv_n3d = linear_three(x_nd.clone(), [self.q.clone(), self.k.clone(), self.v.clone()]);
+        let (wq, wk) = (numbers(self.q_norm.clone()), numbers(self.k_norm.clone()));
+        let a_nd = cache.attend(layer, &numbers(qkv_n3d), &wq, &wk, heads);
+        let a_nd = Tensor::from_data(TensorData::new(a_nd, x_nd.dims()), &x_nd.device());
+        self.after_attention(a_nd, x_nd, eps, routing)
+    }
+
+    fn after_attention(&self, a_nd: Tensor<2>, x_nd: Tensor<2>, eps: f32, routing: &mut Routing) -> Tensor<2> {
         let h_nd = add_rms_norm(linear(a_nd, self.o.clone()), self.attention_norm.clone(), x_nd, eps);
         let y_nd = match &self.feed_forward {
             FeedForward::Dense(dense) => feed_forward(h_nd.clone(), dense.matrices()),

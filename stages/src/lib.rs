@@ -3,13 +3,13 @@
 //!
 //! ```text
 //! curate ─▶ train-tokenizer ─▶ tokenize ─▶ pretrain ─▶ embed ─▶ train-expert ─┬─▶ merge ────┐
-//!    │      import-tokenizer                                                 ├─▶ soup ─────┼─▶ evaluate ─▶ report
+//!    │      import-tokenizer         import-model                            ├─▶ soup ─────┼─▶ evaluate ─▶ report
 //!    └───────────── held-out documents ──────────────────────────────────────└─▶ ensemble ─┴───────┘
 //! ```
 //!
 //! What several kinds share: [`engine`] (threads, errors), [`facts`] (what a plan knows of artifacts that are not made yet),
 //! [`training`] (params, checkpoints and metrics of a training run), [`rows`] (router rows), [`scoring`] (any model as a
-//! scorer). [`report`] also makes the pages.
+//! scorer). [`report`] also makes the pages; [`interop`] is the way of models in and out.
 
 pub mod device;
 mod engine;
@@ -21,6 +21,7 @@ mod import_tokenizer;
 mod tokenize;
 mod train_tokenizer;
 
+mod import_model;
 mod pretrain;
 mod rows;
 mod train_expert;
@@ -35,6 +36,9 @@ mod soup;
 mod evaluate;
 mod scoring;
 
+pub mod generation;
+
+pub mod interop;
 pub mod report;
 
 pub use registry::registry;

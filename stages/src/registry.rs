@@ -10,6 +10,7 @@ pub fn registry() -> Registry {
         .with::<crate::import_tokenizer::ImportTokenizer>()
         .with::<crate::tokenize::Tokenize>()
         .with::<crate::pretrain::Pretrain>()
+        .with::<crate::import_model::ImportModel>()
         .with::<crate::embed::Embed>()
         .with::<crate::train_expert::TrainExpert>()
         .with::<crate::merge::Merge>()

@@ -130,7 +130,8 @@ fn label(config: &ModelConfig, expert: bool) -> String {
     .to_owned()
 }
 
-fn left_out(config: &ModelConfig, without: &[String]) -> Result<Vec<usize>, StageError> {
+/// The numbers of the experts of these names.
+pub(crate) fn left_out(config: &ModelConfig, without: &[String]) -> Result<Vec<usize>, StageError> {
     without
         .iter()
         .map(|name| {

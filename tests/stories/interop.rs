@@ -29,8 +29,9 @@ fn refused(ended: Ended) -> String {
 
 /// Nothing half-written lies about.
 fn is_tidy(environment: &TestEnvironment) -> bool {
-    let names = fs::read_dir(environment.path("")).unwrap().map(|entry| entry.unwrap().file_name());
-    !names.into_iter().any(|name| name.to_string_lossy().contains("partial"))
+    let mut names = fs::read_dir(environment.path("")).unwrap().map(|entry| entry.unwrap().file_name());
+    let exports = fs::read_dir(environment.path(".flow/exports")).map_or(0, Iterator::count);
+    exports == 0 && !names.any(|name| name.to_string_lossy().contains("partial"))
 }
 
 /// The log-probabilities of lines.
@@ -69,6 +70,9 @@ fn an_export_is_the_artifact_tensor_for_tensor() {
         let content: Value = serde_json::from_str(&environment.read(&format!("flexolmo/{beside}"))).unwrap();
         assert!(content.is_object(), "{beside}");
     }
+    let config: Value = serde_json::from_str(&environment.read("flexolmo/config.json")).unwrap();
+    assert_eq!(config["rope_theta"], config["rope_parameters"]["rope_theta"], "older and newer versions read it");
+    assert!(config["rope_theta"].is_number());
     assert!(is_tidy(&environment));
 
     // For people: one screen.
@@ -136,18 +140,41 @@ fn no_folder_is_written_twice() {
 #[test]
 fn a_router_bias_is_dropped_only_on_request() {
     let environment = TestEnvironment::finished();
-    environment.edit(
-        "with: { name: \"${domain}\", tokens: 8K,",
-        "with: { name: \"${domain}\", router_bias: learned, tokens: 8K,",
+    let plain = export(&environment, "flexolmo", "plain", &[]).succeeded().json();
+    for (path, content) in environment.files("plain") {
+        let name = path.file_name().unwrap().to_str().unwrap();
+        let content = if name == "model.safetensors" { biased(&content) } else { content };
+        environment.write(&format!("biased/{name}"), content);
+    }
+    let found = import(&environment, "biased");
+    assert_eq!((&found["router_bias"], &plain["router_bias"]), (&json!(true), &json!(false)));
+    assert_ne!(found["digest"], plain["digest"]);
+
+    // A recipe may take such a model over; other programs would run another model than this one.
+    environment.recipe(
+        "flow: 1\nname: biased\nseed: 1\nstages: { mixture: { kind: import-model, with: { path: biased } } }\n",
     );
-    let _ = environment.run(&["flexolmo"]).succeeded();
-    let said = refused(export(&environment, "flexolmo", "out", &[]));
-    assert!(said.contains("the router bias of `") && said.contains("--drop-bias"), "{said}");
+    let _ = environment.run(&[]).succeeded();
+    let said = refused(export(&environment, "mixture", "out", &[]));
+    assert!(said.contains("the router bias of `sea` is -0.5 in layer 0") && said.contains("--drop-bias"), "{said}");
     assert!(!environment.path("out").exists() && is_tidy(&environment));
-    let found = export(&environment, "flexolmo", "out", &["--drop-bias"]).succeeded().json();
-    assert_eq!(found["router_bias"], false);
-    // An expert as a dense model has no router.
-    let _ = export(&environment, "expert[sea]", "sea", &[]).succeeded();
+    let dropped = export(&environment, "mixture", "out", &["--drop-bias"]).succeeded().json();
+    assert_eq!((&dropped["router_bias"], &dropped["digest"]), (&json!(false), &plain["digest"]));
+}
+
+/// A safetensors file of the tiny mixture with a bias for the expert `sea` in both layers.
+fn biased(file: &[u8]) -> Vec<u8> {
+    let (length, rest) = file.split_first_chunk::<8>().unwrap();
+    let (header, tensors) = rest.split_at(usize::try_from(u64::from_le_bytes(*length)).unwrap());
+    let (mut header, mut tensors): (Value, Vec<u8>) = (serde_json::from_slice(header).unwrap(), tensors.to_vec());
+    for layer in 0..2 {
+        let begin = tensors.len();
+        tensors.extend([0f32, 0.0, -0.5, 0.25].iter().flat_map(|bias| bias.to_le_bytes()));
+        header[format!("model.layers.{layer}.mlp.gate.bias")] =
+            json!({ "dtype": "F32", "shape": [4], "data_offsets": [begin, tensors.len()] });
+    }
+    let header = header.to_string();
+    [&header.len().to_le_bytes()[..], header.as_bytes(), &tensors].concat()
 }
 
 #[test]
@@ -169,15 +196,23 @@ fn an_exported_expert_knows_its_domain() {
     assert_eq!(by_text[0]["log_probs"].as_array().unwrap().len() + 1, by_text[0]["tokens"].as_array().unwrap().len());
 }
 
+/// Changes the recipe: the public model comes from a folder.
+fn import_public(environment: &TestEnvironment, folder: &str) {
+    environment.edit(
+        "kind: pretrain\n    inputs: { tokens: \"tokens[public]\" }\n    with: { model: tiny, tokens: 20K }",
+        &format!("kind: import-model\n    with: {{ path: {folder} }}"),
+    );
+    // Its defaults are for a kind that is no longer there.
+    environment.edit("  pretrain: &training\n", "  train-expert:\n");
+    environment.edit("  train-expert:\n    <<: *training\n", "");
+}
+
 #[test]
 fn a_model_that_came_back_is_the_same_public_model() {
     let environment = TestEnvironment::finished();
     let before = environment.artifacts("report/tiny");
     let _ = export(&environment, "public", "exported", &["--shard-bytes", "100kB"]).succeeded();
-    environment.edit(
-        "kind: pretrain\n    inputs: { tokens: \"tokens[public]\" }\n    with: { model: tiny, tokens: 20K }",
-        "kind: import-model\n    with: { path: exported, model: { preset: tiny, vocab_size: 384 } }",
-    );
+    import_public(&environment, "exported, model: { preset: tiny, vocab_size: 384 }");
     environment.edit("training: [public, \"expert[*]\"]", "training: [\"expert[*]\"]");
     // The plan knows its size from the recipe.
     assert!(environment.planned("public", &[])["estimate"]["parameters"].as_u64().is_some());
@@ -190,7 +225,7 @@ fn a_model_that_came_back_is_the_same_public_model() {
     assert_eq!(before["eval-public"], after["eval-public"]);
     // Brought again in other files it is the same, and nothing else is done again.
     let _ = export(&environment, "public", "again", &[]).succeeded();
-    environment.edit("path: exported", "path: again");
+    environment.edit("path: exported,", "path: again,");
     assert_eq!(environment.runs_again(), super::environment::names(["public"]));
 }
 
@@ -228,12 +263,12 @@ fn a_folder_that_is_no_model_is_refused_with_what_is_wrong() {
     assert!(said.contains("not a finite number"), "{said}");
 
     // A recipe says it before anything runs.
-    environment.edit(
-        "kind: pretrain\n    inputs: { tokens: \"tokens[public]\" }\n    with: { model: tiny, tokens: 20K }",
-        "kind: import-model\n    with: { path: other }",
-    );
+    import_public(&environment, "other");
     let said = refused(environment.run(&[]));
     assert!(said.contains("public cannot run") && said.contains("llama"), "{said}");
+    environment.edit("path: other", "path: good, model: tiny");
+    let said = refused(environment.run(&[]));
+    assert!(said.contains("its `vocab_size` is 384, not 256"), "{said}");
 }
 
 #[test]
