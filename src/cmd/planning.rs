@@ -33,7 +33,9 @@ pub fn prepare(recipe: &Recipe, registry: &Registry, cache: &Cache, targets: &[S
     let hash = |path: &std::path::Path| memo.digest(path).map(|digest| digest.to_string());
     let folder = cache.root().join("memo");
     let surroundings = plan::prepare::Surroundings { memo: &folder, hash: &hash };
-    let prepared = plan::prepare(recipe, registry, &surroundings, &targets).map_err(|error| match error {
+    // Sources on object stores are listed and hashed by a runtime of their own, which must not start inside of this one.
+    let look = || plan::prepare(recipe, registry, &surroundings, &targets);
+    let prepared = tokio::task::block_in_place(look).map_err(|error| match error {
         flow_pipeline::Error::Recipe(diagnostics) => Failure::Recipe(diagnostics, recipe.sources.clone()),
         other => Failure::Pipeline(other),
     })?;

@@ -30,6 +30,10 @@ pub(crate) fn data(error: flow_data::Error) -> StageError {
         }
         Error::EmptyDomain { advice, .. } => stage.with_help(*advice),
         Error::Parquet { .. } => stage.with_help("bring the file again, or leave it out with `exclude`"),
+        Error::Store { .. } => stage.with_help(
+            "address and credentials come from the environment, by the clouds' own names, such as `AWS_ENDPOINT`, `AWS_REGION` \
+             and `AWS_ACCESS_KEY_ID`",
+        ),
         Error::Io(source) => with_disk_help(stage, source),
         _ => stage,
     }

@@ -209,7 +209,8 @@ def check_strangers():
 def main():
     begun = time.time()
     print(f"torch {torch.__version__}, transformers {transformers.__version__}")
-    torch.set_num_threads(2)
+    # Small products: more threads only wait for each other, and for long on a busy machine.
+    torch.set_num_threads(1)
     transformers.utils.logging.disable_progress_bar()
     write_text()
     (WORK / "recipe.yaml").write_text((HERE / "recipe.yaml").read_text())

@@ -163,3 +163,24 @@ fn a_pipe_among_the_files_does_not_hang_the_run() {
     let mut running = environment.start(&["tokens"]);
     assert!(matches!(running.wait_at_most(Duration::from_secs(10)), Some(1 | 2)));
 }
+
+#[test]
+fn an_object_store_that_does_not_answer() {
+    let environment = TestEnvironment::fresh();
+    environment.edit("data: text", "data: s3://bucket/text");
+    // A port that nobody listens at.
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    drop(listener);
+    let variables = [
+        ("AWS_ENDPOINT", endpoint.as_str()),
+        ("AWS_ALLOW_HTTP", "true"),
+        ("AWS_ACCESS_KEY_ID", "a"),
+        ("AWS_SECRET_ACCESS_KEY", "b"),
+        ("AWS_REGION", "us-east-1"),
+    ];
+    let ended = environment.flow_with(&variables, &["run", "recipe.yaml", "corpus[sea]"]).with_code(2);
+    for words in ["s3://bucket/text/sea", "Connection refused", "AWS_ENDPOINT"] {
+        assert!(ended.stderr.contains(words), "{words}: {}", ended.stderr);
+    }
+}

@@ -122,7 +122,12 @@ impl TestEnvironment {
 
     /// Runs flow to its end.
     pub fn flow(&self, args: &[&str]) -> Ended {
-        let output = self.command(args).output().unwrap();
+        self.flow_with(&[], args)
+    }
+
+    /// Runs flow to its end, with these variables in its environment.
+    pub fn flow_with(&self, variables: &[(&str, &str)], args: &[&str]) -> Ended {
+        let output = self.command(args).envs(variables.iter().copied()).output().unwrap();
         let folder = self.folder.path().display().to_string();
         let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("flow writes UTF-8").replace(&folder, "[folder]");
         let ended = Ended {
