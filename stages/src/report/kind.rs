@@ -25,6 +25,8 @@ pub(crate) struct Report;
 
 /// The file in the artifact from which the pages are made.
 pub(super) const FILE: &str = "report.json";
+/// The file of a stage that trained.
+const CURVE: &str = "metrics.jsonl";
 
 /// What is shown.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
@@ -116,6 +118,8 @@ fn gather(ctx: &Context, params: &Params) -> Result<ReportInput, StageError> {
     let training = ctx
         .inputs("training")
         .iter()
+        // A model that was imported has no curve.
+        .filter(|tree| tree.path.join(CURVE).is_file())
         .map(|tree| Ok(TrainingRun { label: tree.label.clone().unwrap_or_default(), metrics: curve(&tree.path)? }))
         .collect::<Result<_, StageError>>()?;
     let domains = results.iter().flat_map(|result| result.evaluation.domains.keys()).chain(corpora.keys());
@@ -151,7 +155,7 @@ fn with_top_k(words: &str, measured: &Measured) -> String {
 }
 
 fn curve(folder: &Path) -> Result<Vec<StepMetrics>, StageError> {
-    let file = folder.join("metrics.jsonl");
+    let file = folder.join(CURVE);
     let text = fs::read_to_string(&file).map_err(io)?;
     let line = |(number, line): (usize, &str)| {
         serde_json::from_str(line).map_err(|e| StageError::new(format!("{}, line {}: {e}", file.display(), number + 1)))
