@@ -39,7 +39,7 @@ fn text_says_which_experts_it_came_from() {
     let environment = TestEnvironment::finished();
     let _ = environment.flow(&["export", "recipe.yaml", "flexolmo", "--out", "all"]).succeeded();
     let ended =
-        let _ = environment.flow(&["generate", "all", "--prompt", "the", "--max-tokens", "3", "--attribute"]).succeeded();
+        environment.flow(&["generate", "all", "--prompt", "the", "--max-tokens", "3", "--attribute"]).succeeded();
     let table: Vec<&str> = ended.stdout.lines().skip_while(|line| !line.starts_with("token")).collect();
     let names: Vec<&str> = table[0].split_whitespace().skip(1).collect();
     assert_eq!(names, ["public", "bread", "sea", "stars"]);
