@@ -13,6 +13,7 @@ use flow_pipeline::StageError;
 
 use crate::{
     engine::{data, model},
+    interop::tokenizer,
     scoring::left_out,
 };
 
@@ -56,11 +57,7 @@ impl Writer {
     /// A folder that holds no model, or no tokenizer; experts that it does not have; a device that is not there.
     pub fn open(folder: &Path, without: &[String], device: &str) -> Result<Self, StageError> {
         let opened = ModelFolder::open(folder).map_err(model)?;
-        let file = opened.tokenizer_path().ok_or_else(|| {
-            StageError::new(format!("the model in {} has no tokenizer.json", folder.display()))
-                .with_help("put the tokenizer that it was trained with beside it")
-        })?;
-        let tokenizer = Tokenizer::from_file(&file).map_err(data)?;
+        let tokenizer = tokenizer(&opened)?;
         let without = left_out(opened.config(), without)?;
         let device = numerics::device(device).map_err(model)?;
         let loaded = Model::new(opened.config(), &opened.weights(), &device).map_err(model)?;

@@ -15,8 +15,9 @@ use flow_model::{
 use flow_pipeline::StageError;
 
 use crate::{
-    engine::{data, model},
+    engine::model,
     ensemble::{EXPERTS, FILE, Members, PUBLIC},
+    interop::tokenizer,
 };
 
 /// A model that is in memory.
@@ -144,12 +145,4 @@ pub(crate) fn left_out(config: &ModelConfig, without: &[String]) -> Result<Vec<u
             })
         })
         .collect()
-}
-
-fn tokenizer(folder: &ModelFolder) -> Result<Tokenizer, StageError> {
-    let file = folder.tokenizer_path().ok_or_else(|| {
-        StageError::new(format!("the model in {} has no tokenizer.json", folder.path().display()))
-            .with_help("put the tokenizer that it was trained with beside it")
-    })?;
-    Tokenizer::from_file(&file).map_err(data)
 }
