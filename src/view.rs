@@ -4,4 +4,5 @@ pub mod json;
 pub mod numbers;
 pub mod plan;
 pub mod status;
+pub mod tensorboard;
 pub mod terminal;

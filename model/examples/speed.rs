@@ -16,6 +16,7 @@ use flow_model::lr::Schedule;
 use flow_model::numerics;
 use flow_model::olmo2::Model;
 use flow_model::score::{ModelScorer, ScoreRequest, Scorer};
+use flow_model::spike::Action;
 use flow_model::state::TrainState;
 use flow_model::train::{Hooks, StepMetrics, TrainSpec, train};
 use std::time::Instant;
@@ -51,7 +52,7 @@ impl Hooks for Times {
         Ok(())
     }
 
-    fn checkpoint(&mut self, _: &TrainState) -> Result<()> {
+    fn checkpoint(&mut self, _: TrainState) -> Result<()> {
         Ok(())
     }
 }
@@ -100,7 +101,10 @@ fn main() {
             row_lr: 1.0,
             mask_documents: false,
             checkpoint_every: None,
-            stop_on_nan: true,
+            on_nan: Action::Stop,
+            on_spike: None,
+            validation: None,
+            recompute: false,
         };
         let mut times = Times::default();
         train(&spec, &mut model, TrainState::start(), &noise, &mut times).unwrap();

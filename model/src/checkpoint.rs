@@ -22,6 +22,8 @@ use crate::json;
 use crate::safetensors::{self, Dtype, SafeTensors};
 use crate::weights::{Digest, Weights};
 
+pub mod saver;
+
 const FORMAT: u64 = 1;
 const RECORD: &str = "checkpoint.json";
 const PARTIAL: &str = ".partial-";

@@ -213,8 +213,8 @@ pub enum Error {
         /// What is missing.
         reason: String,
     },
-    /// The loss or the gradient became infinite or not a number.
-    #[error("train on: at step {step} the {quantity} is {value}; the step's documents are {documents:?}")]
+    /// The loss or the gradient became infinite or not a number, or stood out among those before.
+    #[error("train on: at step {step} the {quantity} is {value}{}; the step's documents are {documents:?}", beyond(*limit))]
     Diverged {
         /// The step, counted from 0.
         step: u64,
@@ -222,9 +222,15 @@ pub enum Error {
         quantity: &'static str,
         /// The value.
         value: f64,
+        /// What it may have been at most, by those of the steps before; nothing where it is no number.
+        limit: Option<f64>,
         /// Ids of the documents in the step's batch.
         documents: Vec<u64>,
     },
+}
+
+fn beyond(limit: Option<f64>) -> String {
+    limit.map_or_else(String::new, |limit| format!(", after the steps before at most {limit:.4} was to be expected"))
 }
 
 /// The ways in which bytes can fail to be a safetensors file.

@@ -29,6 +29,7 @@ pub mod upcycle;
 
 // compute
 pub mod adamw;
+mod backward;
 mod clip;
 pub mod embed;
 mod flexolmo;
@@ -43,6 +44,7 @@ pub mod olmo2;
 mod ops;
 mod rope;
 pub mod score;
+pub mod spike;
 pub mod state;
 pub mod train;
 // end of compute

@@ -47,25 +47,36 @@ impl Batch {
     }
 }
 
-/// The loss [1] of a batch as its part of a whole of `count` targets, and its values.
-pub(crate) fn loss(model: &Model, batch: &Batch, count: usize, weights: LossWeights) -> Result<(Tensor<1>, Losses)> {
-    let mut routing = Routing::default();
-    let hidden_nd = model.hidden(&batch.inputs, &batch.sequences, &mut routing)?;
+/// The loss [1] of the final hidden state as its part of a whole of `count` targets, and its values; without the router's.
+pub(crate) fn head_loss(
+    model: &Model,
+    hidden_nd: Tensor<2>,
+    batch: &Batch,
+    count: usize,
+    weights: LossWeights,
+) -> (Tensor<1>, Losses) {
     let targets = Targets { ids: batch.targets.clone(), count: count as f32, z_weight: weights.z as f32 };
     let losses = cross_entropy(hidden_nd, model.head(), &targets);
     let values: Vec<f32> = losses.clone().inner().into_data().iter::<f32>().collect();
-    let mut values =
+    let values =
         Losses { loss: f64::from(values[0]), ce: f64::from(values[1]), z: f64::from(values[2]), router_z: 0.0 };
-    let mut total = losses.narrow(0, 0, 1);
-    if weights.router_z != 0.0 {
-        for layer in routing.layers {
-            let last = layer.dims()[1] - 1;
-            let z = layer.narrow(1, last, 1).square().sum() * (weights.router_z / count as f64);
-            let value = z.clone().inner().into_data().iter::<f32>().next().unwrap_or(0.0);
-            values.router_z += f64::from(value);
-            total = total + z;
-        }
-        values.loss += values.router_z;
+    (losses.narrow(0, 0, 1), values)
+}
+
+/// The router's loss [1] in one layer, and its value; nothing where it has no weight.
+pub(crate) fn router_z(layer: Tensor<2>, count: usize, weights: LossWeights) -> Option<(Tensor<1>, f64)> {
+    if weights.router_z == 0.0 {
+        return None;
     }
-    Ok((total, values))
+    let last = layer.dims()[1] - 1;
+    let z = layer.narrow(1, last, 1).square().sum() * (weights.router_z / count as f64);
+    let value = z.clone().inner().into_data().iter::<f32>().next().unwrap_or(0.0);
+    Some((z, f64::from(value)))
+}
+
+/// Mean cross-entropy of a batch in nats a token, without a graph.
+pub(crate) fn cross_entropy_of(model: &Model, batch: &Batch) -> Result<f64> {
+    let hidden_nd = model.hidden(&batch.inputs, &batch.sequences, &mut Routing::default())?;
+    let (_, losses) = head_loss(model, hidden_nd, batch, batch.targets.len(), LossWeights::default());
+    Ok(losses.ce)
 }

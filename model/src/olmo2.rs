@@ -281,15 +281,37 @@ impl Model {
         sequences: &Sequences,
         routing: &mut Routing,
     ) -> Result<Tensor<2>> {
+        let heads = self.heads_of(tokens, sequences)?;
+        let mut x_nd = self.embed(tokens);
+        for layer in 0..self.layers() {
+            x_nd = self.block(layer, x_nd, &heads, routing);
+        }
+        Ok(self.end(x_nd))
+    }
+
+    /// What attention needs to know of a batch, once it is clear that the model can take it.
+    pub(crate) fn heads_of(&self, tokens: &Arc<[u32]>, sequences: &Sequences) -> Result<Heads> {
         let end = sequences.positions_end();
         self.check(tokens, sequences, end)?;
-        let eps = self.config.norm_eps as f32;
-        let heads = self.heads(sequences.clone(), end);
-        let mut x_nd = embedding(self.embedding.clone(), tokens);
-        for block in &self.blocks {
-            x_nd = block.forward(x_nd, &heads, eps, routing);
-        }
-        Ok(rms_norm(x_nd, self.norm.clone(), eps))
+        Ok(self.heads(sequences.clone(), end))
+    }
+
+    pub(crate) fn embed(&self, tokens: &Arc<[u32]>) -> Tensor<2> {
+        embedding(self.embedding.clone(), tokens)
+    }
+
+    pub(crate) fn layers(&self) -> usize {
+        self.blocks.len()
+    }
+
+    /// What leaves block `layer` [n, d].
+    pub(crate) fn block(&self, layer: usize, x_nd: Tensor<2>, heads: &Heads, routing: &mut Routing) -> Tensor<2> {
+        self.blocks[layer].forward(x_nd, heads, self.config.norm_eps as f32, routing)
+    }
+
+    /// The final norm, after the last block.
+    pub(crate) fn end(&self, x_nd: Tensor<2>) -> Tensor<2> {
+        rms_norm(x_nd, self.norm.clone(), self.config.norm_eps as f32)
     }
 
     /// Logits [v] after the last of `tokens`, which follow those that `cache` holds; they join it.

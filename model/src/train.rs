@@ -1,18 +1,20 @@
 //! The training loop, in the open.
 
 use crate::adamw::{AdamW, Moments, Update};
+use crate::backward::{Gradients, backward};
 use crate::clip::{factor, global_norm};
 use crate::error::{Error, Result};
 use crate::freeze::{Trainable, decays, is_row};
-use crate::loss::{Batch, LossWeights, Losses, loss};
+use crate::loss::{Batch, LossWeights, Losses, cross_entropy_of};
 use crate::lr::Schedule;
 use crate::mask::Sequences;
 use crate::olmo2::{Model, weight, whole_tensors};
+use crate::spike::{Action, Measured, QUANTITIES, Recent, Spike, SpikeRule};
 use crate::state::TrainState;
-use crate::weights::{Weight, Weights};
-use burn::tensor::{Tensor, TensorData};
+use crate::weights::Weights;
+use burn::tensor::Tensor;
 use flow_data::loader::{Batches, TokenBatch};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::time::Instant;
 
 /// What a run does. Nothing here says where, or with how many threads.
@@ -38,12 +40,28 @@ pub struct TrainSpec {
     pub mask_documents: bool,
     /// Updates between two checkpoints; none but on cancellation where absent.
     pub checkpoint_every: Option<u64>,
-    /// Whether a loss or a gradient that is no number ends the run; else that update is skipped.
-    pub stop_on_nan: bool,
+    /// What happens at a loss or a gradient that is no number.
+    pub on_nan: Action,
+    /// What happens at one that stands out among those before; nothing where absent.
+    pub on_spike: Option<SpikeRule>,
+    /// What is scored between updates, and when.
+    pub validation: Option<Validation>,
+    /// Whether a block's activations are computed again on the way back instead of kept: the same bits on the CPU, in less
+    /// memory and more time.
+    pub recompute: bool,
+}
+
+/// Held-out batches, whose loss tells how the run goes.
+#[derive(Clone, Debug)]
+pub struct Validation {
+    /// Updates between two scorings, at least 1; the end of the run is always scored.
+    pub every: u64,
+    /// What is scored.
+    pub batches: Vec<TokenBatch>,
 }
 
 /// What one update showed.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct StepMetrics {
     /// Number of the update, from 0.
     pub step: u64,
@@ -55,8 +73,12 @@ pub struct StepMetrics {
     pub lr: f64,
     /// Global norm of the gradients before clipping.
     pub grad_norm: f64,
-    /// Whether the update was left out because its gradients were no numbers.
+    /// Whether the update was left out, by [`TrainSpec::on_nan`] or [`TrainSpec::on_spike`].
     pub skipped: bool,
+    /// Ids of the documents of an update that was left out.
+    pub documents: Vec<u64>,
+    /// Mean cross-entropy of the validation batches after the update, in nats a token, where they were scored.
+    pub validation: Option<f64>,
     /// Wall-clock time. For progress only: it must not enter an artifact.
     pub seconds: f64,
 }
@@ -69,11 +91,12 @@ pub trait Hooks {
     /// End the run.
     fn on_step(&mut self, metrics: &StepMetrics) -> Result<()>;
 
-    /// Keeps a state from which the run can go on; called every [`TrainSpec::checkpoint_every`] updates and on cancellation.
+    /// Keeps a state from which the run can go on; called every [`TrainSpec::checkpoint_every`] updates, on cancellation, and
+    /// before the run ends with [`Error::Diverged`].
     ///
     /// # Errors
     /// End the run.
-    fn checkpoint(&mut self, state: &TrainState) -> Result<()>;
+    fn checkpoint(&mut self, state: TrainState) -> Result<()>;
 
     /// Whether to stop. Asked before each update.
     fn cancelled(&self) -> bool {
@@ -102,10 +125,11 @@ pub fn train(
     }
     model.train_only(&|name| spec.trains(name));
     let mut step = start.step;
-    let mut moments = resume(spec, model, start)?;
+    let mut recent = Recent::from(start.recent.clone());
+    let mut moments = start.restore(model, &|name| spec.trains(name))?;
     while step < spec.steps {
         if hooks.cancelled() {
-            hooks.checkpoint(&snapshot(model, &moments, step))?;
+            hooks.checkpoint(TrainState::of(model, &moments, recent, step))?;
             return Err(Error::Cancelled);
         }
         let began = Instant::now();
@@ -115,27 +139,20 @@ pub fn train(
         let parts = (first..first + spec.accumulate).map(|i| batches.batch(i)).collect::<Result<Vec<_>, _>>()?;
         let count: usize = parts.iter().map(|part| part.batch * part.seq).sum();
         let mut losses = Losses::default();
-        let mut gradients: BTreeMap<String, Tensor<2>> = BTreeMap::new();
+        let mut gradients = Gradients::new();
         for part in &parts {
-            let (loss, values) = loss(model, &spec.batch(model, part)?, count, spec.losses)?;
-            losses = losses.plus(values);
-            let mut recorded = loss.backward();
-            for parameter in model.parameters() {
-                if let Some(gradient) = parameter.value.grad_remove(&mut recorded) {
-                    let sum = match gradients.remove(&parameter.name) {
-                        Some(sum) => sum + gradient,
-                        None => gradient,
-                    };
-                    gradients.insert(parameter.name, sum);
-                }
-            }
+            let batch = spec.batch(model, part)?;
+            losses = losses.plus(backward(model, &batch, count, spec.losses, spec.recompute, &mut gradients)?);
         }
 
         let grad_norm = global_norm(gradients.values());
-        let skipped = !(losses.loss.is_finite() && grad_norm.is_finite());
-        if skipped && spec.stop_on_nan {
-            return Err(diverged(step, &losses, grad_norm, &parts));
+        let before = recent.clone();
+        let wrong = spec.wrong([losses.loss, grad_norm], &mut recent);
+        if let Some((spike, Action::Stop)) = wrong {
+            hooks.checkpoint(TrainState::of(model, &moments, before, step))?;
+            return Err(spike.error(step, &parts));
         }
+        let skipped = wrong.is_some();
         if !skipped {
             let scale = factor(grad_norm, spec.clip);
             for parameter in model.parameters() {
@@ -151,13 +168,18 @@ pub fn train(
         }
 
         step += 1;
+        let validation = spec.validation.as_ref().filter(|v| step == spec.steps || v.is_due(step));
+        let validation = validation.map(|v| v.loss(model)).transpose()?;
         let (tokens, seconds) = (step * count as u64, began.elapsed().as_secs_f64());
-        hooks.on_step(&StepMetrics { step: step - 1, tokens, losses, lr, grad_norm, skipped, seconds })?;
+        let documents = if skipped { documents_of(&parts) } else { Vec::new() };
+        let metrics =
+            StepMetrics { step: step - 1, tokens, losses, lr, grad_norm, skipped, documents, validation, seconds };
+        hooks.on_step(&metrics)?;
         if step < spec.steps && spec.checkpoint_every.is_some_and(|n| n > 0 && step.is_multiple_of(n)) {
-            hooks.checkpoint(&snapshot(model, &moments, step))?;
+            hooks.checkpoint(TrainState::of(model, &moments, recent.iter().copied(), step))?;
         }
     }
-    let end = snapshot(model, &moments, step);
+    let end = TrainState::of(model, &moments, recent, step);
     model.train_only(&|_| false);
     Ok(end)
 }
@@ -170,10 +192,10 @@ pub fn train(
 pub fn gradients(model: &mut Model, part: &TokenBatch, weights: LossWeights) -> Result<(Losses, Weights)> {
     model.train_only(&|_| true);
     let batch = causal(model, part)?;
-    let (loss, values) = loss(model, &batch, part.batch * part.seq, weights)?;
-    let mut recorded = loss.backward();
+    let mut found = Gradients::new();
+    let values = backward(model, &batch, part.batch * part.seq, weights, false, &mut found)?;
     let parts = model.parameters().into_iter().filter_map(|parameter| {
-        let gradient = parameter.value.grad_remove(&mut recorded)?;
+        let gradient = found.remove(&parameter.name)?;
         Some((parameter.name, weight(gradient, parameter.vector)))
     });
     let gradients = whole_tensors(parts);
@@ -182,6 +204,16 @@ pub fn gradients(model: &mut Model, part: &TokenBatch, weights: LossWeights) -> 
 }
 
 impl TrainSpec {
+    /// What is wrong with an update, and what to do about it; `recent` then holds it, if it is a number.
+    fn wrong(&self, now: Measured, recent: &mut Recent) -> Option<(Spike, Action)> {
+        if let Some(i) = now.iter().position(|value| !value.is_finite()) {
+            let spike = Spike { quantity: QUANTITIES[i], value: now[i], limit: f64::INFINITY };
+            return Some((spike, self.on_nan));
+        }
+        let rule = self.on_spike?;
+        rule.judge(recent, now).map(|spike| (spike, rule.action))
+    }
+
     fn trains(&self, name: &str) -> bool {
         self.trainable.includes(name) && !(self.row_lr == 0.0 && is_row(name))
     }
@@ -239,67 +271,36 @@ impl Moments {
     }
 }
 
-fn diverged(step: u64, losses: &Losses, grad_norm: f64, parts: &[TokenBatch]) -> Error {
+fn documents_of(parts: &[TokenBatch]) -> Vec<u64> {
     let documents: BTreeSet<u64> = parts.iter().flat_map(|part| part.documents.iter().copied()).collect();
-    let (quantity, value) = if losses.loss.is_finite() { ("gradient norm", grad_norm) } else { ("loss", losses.loss) };
-    Error::Diverged { step, quantity, value, documents: documents.into_iter().collect() }
+    documents.into_iter().collect()
 }
 
-/// Puts a state's parameters into the model; its moments.
-fn resume(spec: &TrainSpec, model: &mut Model, state: TrainState) -> Result<BTreeMap<String, Moments>> {
-    let TrainState { step, mut parameters, mut first_moments, mut second_moments } = state;
-    let mut moments = BTreeMap::new();
-    if step == 0 && parameters.is_empty() {
-        return Ok(moments);
+impl Spike {
+    fn error(self, step: u64, parts: &[TokenBatch]) -> Error {
+        let Self { quantity, value, limit } = self;
+        let limit = Some(limit).filter(|_| value.is_finite());
+        Error::Diverged { step, quantity, value, limit, documents: documents_of(parts) }
     }
-    let mismatch = |reason: String| Error::Mismatch {
-        one: "the checkpoint".to_owned(),
-        other: "the model that is trained".to_owned(),
-        reason,
-    };
-    let device = model.device().clone();
-    for parameter in model.parameters() {
-        if !spec.trains(&parameter.name) {
-            continue;
-        }
-        let dims = parameter.value.dims();
-        let take = |from: &mut Weights, what: &str| -> Result<Tensor<2>> {
-            let Weight { data, .. } = from
-                .remove(&parameter.name)
-                .filter(|w| w.data.len() == dims[0] * dims[1])
-                .ok_or_else(|| mismatch(format!("it has no {what} of this shape for `{}`", parameter.name)))?;
-            Ok(Tensor::from_data(TensorData::new(data, dims), &device))
-        };
-        let value = take(&mut parameters, "value")?;
-        // A parameter that no batch has reached yet has no moments.
-        if first_moments.contains_key(&parameter.name) {
-            let first = take(&mut first_moments, "first moment")?;
-            let second = take(&mut second_moments, "second moment")?;
-            moments.insert(parameter.name.clone(), Moments { first, second });
-        }
-        *parameter.value = value.autodiff().require_grad();
-    }
-    if let Some(name) = parameters.keys().chain(first_moments.keys()).chain(second_moments.keys()).next() {
-        return Err(mismatch(format!("it has `{name}`, which is not trained")));
-    }
-    Ok(moments)
 }
 
-fn snapshot(model: &Model, moments: &BTreeMap<String, Moments>, step: u64) -> TrainState {
-    let mut state = TrainState { step, ..TrainState::default() };
-    // Handles are shared with the copy only for as long as this function runs.
-    let mut copy = model.clone();
-    for parameter in copy.parameters() {
-        if !parameter.value.is_require_grad() {
-            continue;
-        }
-        if let Some(m) = moments.get(&parameter.name) {
-            state.first_moments.insert(parameter.name.clone(), weight(m.first.clone(), parameter.vector));
-            state.second_moments.insert(parameter.name.clone(), weight(m.second.clone(), parameter.vector));
-        }
-        state.parameters.insert(parameter.name.clone(), parameter.weight());
+impl Validation {
+    fn is_due(&self, step: u64) -> bool {
+        step.is_multiple_of(self.every.max(1))
     }
-    state
+
+    /// Mean cross-entropy in nats a token.
+    fn loss(&self, model: &Model) -> Result<f64> {
+        let mut still = model.clone();
+        still.train_only(&|_| false);
+        let (mut sum, mut count) = (0.0, 0);
+        for part in &self.batches {
+            let targets = part.batch * part.seq;
+            sum += cross_entropy_of(&still, &causal(&still, part)?)? * targets as f64;
+            count += targets;
+        }
+        Ok(sum / count.max(1) as f64)
+    }
 }
 
 #[cfg(test)]
@@ -309,6 +310,7 @@ mod tests {
     use crate::init::initial_weights;
     use crate::numerics::device;
     use crate::ops::check::as_other_devices;
+    use crate::weights::Weight;
 
     #[test]
     fn a_document_ends_with_its_last_token() {
@@ -328,11 +330,11 @@ mod tests {
 
     impl Hooks for Curve {
         fn on_step(&mut self, metrics: &StepMetrics) -> Result<()> {
-            self.0.push(*metrics);
+            self.0.push(metrics.clone());
             Ok(())
         }
 
-        fn checkpoint(&mut self, _: &TrainState) -> Result<()> {
+        fn checkpoint(&mut self, _: TrainState) -> Result<()> {
             Ok(())
         }
     }
@@ -364,7 +366,10 @@ mod tests {
             row_lr: 0.5,
             mask_documents: true,
             checkpoint_every: None,
-            stop_on_nan: true,
+            on_nan: Action::Stop,
+            on_spike: None,
+            validation: None,
+            recompute: false,
         };
         let mut weights = initial_weights(&config, 3);
         let bias = || Weight { shape: vec![3], data: vec![0.0, -0.3, -0.1] };

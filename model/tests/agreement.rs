@@ -12,6 +12,7 @@ use flow_model::lr::{ScheduleParams, Shape};
 use flow_model::mask::Sequences;
 use flow_model::numerics::device;
 use flow_model::olmo2::Model;
+use flow_model::spike::Action;
 use flow_model::state::TrainState;
 use flow_model::train::{Hooks, StepMetrics, TrainSpec, gradients, train};
 use flow_model::weights::{Weight, Weights};
@@ -132,7 +133,10 @@ impl Case {
             row_lr: 1.0,
             mask_documents: false,
             checkpoint_every: None,
-            stop_on_nan: true,
+            on_nan: Action::Stop,
+            on_spike: None,
+            validation: None,
+            recompute: false,
         };
         let batches = Fixed((0..self.batches.len()).map(|i| self.batch(i)).collect());
         let mut seen = Seen(Vec::new());
@@ -167,11 +171,11 @@ struct Seen(Vec<StepMetrics>);
 
 impl Hooks for Seen {
     fn on_step(&mut self, metrics: &StepMetrics) -> Result<()> {
-        self.0.push(*metrics);
+        self.0.push(metrics.clone());
         Ok(())
     }
 
-    fn checkpoint(&mut self, _: &TrainState) -> Result<()> {
+    fn checkpoint(&mut self, _: TrainState) -> Result<()> {
         Ok(())
     }
 }

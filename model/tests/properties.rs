@@ -14,8 +14,9 @@ use flow_model::mask::Sequences;
 use flow_model::numerics::device;
 use flow_model::olmo2::Model;
 use flow_model::score::{Ensemble, ModelScorer, ScoreRequest, Scorer};
+use flow_model::spike::{Action, SpikeRule};
 use flow_model::state::TrainState;
-use flow_model::train::{Hooks, StepMetrics, TrainSpec, train};
+use flow_model::train::{Hooks, StepMetrics, TrainSpec, Validation, train};
 use flow_model::weights::{Weight, Weights};
 
 const VOCAB: usize = 50;
@@ -182,6 +183,10 @@ impl Batches for Texts {
 struct Kept {
     states: Vec<TrainState>,
     losses: Vec<f64>,
+    /// Step and documents.
+    skipped: Vec<(u64, Vec<u64>)>,
+    /// Step and loss.
+    validation: Vec<(u64, f64)>,
     /// Steps after which the run is cancelled.
     cancel_after: Option<usize>,
 }
@@ -189,11 +194,15 @@ struct Kept {
 impl Hooks for Kept {
     fn on_step(&mut self, metrics: &StepMetrics) -> Result<()> {
         self.losses.push(metrics.losses.loss);
+        if metrics.skipped {
+            self.skipped.push((metrics.step, metrics.documents.clone()));
+        }
+        self.validation.extend(metrics.validation.map(|loss| (metrics.step, loss)));
         Ok(())
     }
 
-    fn checkpoint(&mut self, state: &TrainState) -> Result<()> {
-        self.states.push(state.clone());
+    fn checkpoint(&mut self, state: TrainState) -> Result<()> {
+        self.states.push(state);
         Ok(())
     }
 
@@ -214,7 +223,10 @@ fn spec(trainable: Trainable) -> TrainSpec {
         row_lr: 1.0,
         mask_documents: true,
         checkpoint_every: Some(2),
-        stop_on_nan: true,
+        on_nan: Action::Stop,
+        on_spike: None,
+        validation: None,
+        recompute: false,
     }
 }
 
@@ -303,9 +315,118 @@ fn a_loss_that_is_no_number_stops_the_run_or_is_skipped() {
         other => panic!("{other:?}"),
     }
     let mut broken = model(&dense(), &bad);
-    let skip = TrainSpec { stop_on_nan: false, ..spec(Trainable::All) };
+    let skip = TrainSpec { on_nan: Action::Skip, ..spec(Trainable::All) };
     train(&skip, &mut broken, TrainState::start(), &Texts, &mut Kept::default()).unwrap();
     assert_eq!(broken.weights()["model.norm.weight"], bad["model.norm.weight"]);
+}
+
+#[test]
+fn a_stopped_run_keeps_the_state_before() {
+    let mut bad = weights(&dense(), 5);
+    bad.get_mut("lm_head.weight").unwrap().data[7] = f32::NAN;
+    let mut hooks = Kept::default();
+    let mut broken = model(&dense(), &bad);
+    train(&spec(Trainable::All), &mut broken, TrainState::start(), &Texts, &mut hooks).unwrap_err();
+    assert_eq!(hooks.states.len(), 1);
+    assert_eq!(hooks.states[0].step, 0);
+    assert_eq!(hooks.states[0].parameters["model.norm.weight"], bad["model.norm.weight"]);
+}
+
+/// Batches of one token over and over, but for one of noise: a spike for a model that has learned the token.
+struct Spiky(u64);
+
+impl Batches for Spiky {
+    fn batch(&self, step: u64) -> flow_data::Result<TokenBatch> {
+        let tokens = if step == self.0 { tokens(3 * 71, 1) } else { vec![7; 3 * 71] };
+        Ok(TokenBatch { batch: 3, seq: 70, tokens, documents: vec![step] })
+    }
+}
+
+#[test]
+fn a_spike_stops_the_run_or_is_left_out() {
+    let config = dense();
+    let rule = SpikeRule { deviations: 6.0, window: 16, action: Action::Stop };
+    let spiky = TrainSpec {
+        steps: 40,
+        accumulate: 1,
+        on_spike: Some(rule),
+        checkpoint_every: Some(10),
+        ..spec(Trainable::All)
+    };
+    let run = |spec: &TrainSpec, at: u64, start: TrainState| {
+        let (mut hooks, mut model) = (Kept::default(), model(&config, &initial_weights(&config, 5)));
+        let end = train(spec, &mut model, start, &Spiky(at), &mut hooks);
+        (end, model.weights(), hooks)
+    };
+    let (end, ..) = run(&spiky, 99, TrainState::start());
+    end.unwrap();
+    let (stopped, _, hooks) = run(&spiky, 33, TrainState::start());
+    match stopped {
+        Err(Error::Diverged { step: 33, limit: Some(limit), value, documents, .. }) => {
+            assert_eq!(documents, [33]);
+            assert!(value > limit);
+        }
+        other => panic!("{other:?}"),
+    }
+    // The state before it is kept, and going on from it ends at the same step again.
+    let mut states = hooks.states;
+    assert_eq!(states.iter().map(|s| s.step).collect::<Vec<_>>(), [10, 20, 30, 33]);
+    let (again, ..) = run(&spiky, 33, states.pop().unwrap());
+    assert!(matches!(again, Err(Error::Diverged { step: 33, .. })));
+
+    let skip = TrainSpec { on_spike: Some(SpikeRule { action: Action::Skip, ..rule }), ..spiky };
+    let (end, weights, hooks) = run(&skip, 33, TrainState::start());
+    let end = end.unwrap();
+    assert_eq!(hooks.skipped, [(33, vec![33])]);
+    for state in hooks.states {
+        let (resumed, resumed_weights, _) = run(&skip, 33, state);
+        assert_eq!(resumed.unwrap(), end);
+        assert!(resumed_weights == weights);
+    }
+}
+
+#[test]
+fn recomputed_activations_change_no_bit() {
+    let none = LossWeights { z: 1e-5, router_z: 0.0 };
+    for (config, trainable, losses) in [
+        (dense(), Trainable::All, none),
+        (mixture(3, 2), Trainable::All, spec(Trainable::All).losses),
+        (mixture(3, 2), Trainable::All, none),
+        (mixture(2, 2), Trainable::Expert(1), spec(Trainable::All).losses),
+        (mixture(3, 2), Trainable::Router, spec(Trainable::All).losses),
+    ] {
+        let kept = TrainSpec { losses, ..spec(trainable) };
+        let again = TrainSpec { recompute: true, ..kept.clone() };
+        let (mut one, mut two) = (Kept::default(), Kept::default());
+        let a = run(&config, &kept, TrainState::start(), &mut one);
+        let b = run(&config, &again, TrainState::start(), &mut two);
+        assert_eq!(a.0.unwrap(), b.0.unwrap(), "{trainable:?}");
+        assert!(a.1 == b.1);
+        assert_eq!(one.losses, two.losses);
+    }
+}
+
+#[test]
+fn validation_is_the_held_out_loss_and_changes_no_bit() {
+    let config = mixture(3, 2);
+    let held_out: Vec<TokenBatch> = [90, 91].map(|step| Texts.batch(step).unwrap()).into();
+    let validation = Validation { every: 2, batches: held_out.clone() };
+    let (mut without, mut with) = (Kept::default(), Kept::default());
+    let plain = run(&config, &spec(Trainable::All), TrainState::start(), &mut without);
+    let watched = TrainSpec { validation: Some(validation), ..spec(Trainable::All) };
+    let (end, weights) = run(&config, &watched, TrainState::start(), &mut with);
+    assert_eq!(end.unwrap(), plain.0.unwrap());
+    assert_eq!(with.validation.iter().map(|(step, _)| *step).collect::<Vec<_>>(), [1, 3, 4]);
+    assert_eq!(without.validation, []);
+    let trained = model(&config, &weights);
+    let requests: Vec<ScoreRequest> = held_out
+        .iter()
+        .flat_map(|part| part.tokens.chunks(part.seq + 1).map(|row| ScoreRequest::text(row.to_vec())))
+        .collect();
+    let scored: Vec<f32> = ModelScorer::new(&trained).log_probs(&requests).unwrap().concat();
+    let mean = -scored.iter().map(|x| f64::from(*x)).sum::<f64>() / scored.len() as f64;
+    let last = with.validation[2].1;
+    assert!((last - mean).abs() < 1e-5 * mean, "{last} {mean}");
 }
 
 #[test]

@@ -18,7 +18,7 @@ use crate::{
     cli::RunArgs,
     failure::{Ended, Failure},
     machine,
-    view::{self, terminal::Terminal},
+    view::{self, tensorboard::TensorBoard, terminal::Terminal},
 };
 
 /// Runs the command.
@@ -114,7 +114,9 @@ async fn watch(
         }
     });
     let mut terminal = Terminal::new();
+    let mut curves = TensorBoard::new(folder.path(), folder.id());
     let mut watcher = |event: &Stamped, state: &RunState| {
+        curves.see(event);
         if json {
             view::json::line(event);
         } else {

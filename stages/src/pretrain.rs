@@ -16,6 +16,7 @@ use flow_model::{
     numerics,
     olmo2::Model,
     preset::{ModelParams, Preset, Vocabulary},
+    spike::{Action, SpikeRule},
 };
 use flow_pipeline::{
     StageError,
@@ -29,7 +30,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     engine::{self, data, model},
     facts,
-    training::{BatchParams, LossParams, OnNan, Run, TrainingPlaces},
+    training::{BatchParams, LossParams, Run, TrainingPlaces, VALIDATION, ValidationParams},
 };
 
 /// The kind.
@@ -67,7 +68,13 @@ pub(crate) struct Params {
     pub mask_documents: bool,
     /// What happens at a loss or a gradient that is no number.
     #[serde(default)]
-    pub on_nan: OnNan,
+    pub on_nan: Action,
+    /// What happens at a loss or a gradient that stands out among those of the last updates; absent: nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_spike: Option<SpikeRule>,
+    /// How often the input `validation` is scored.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub validation: Option<ValidationParams>,
 }
 
 fn olmo2_7b() -> ModelParams {
@@ -125,10 +132,12 @@ impl Kind for Pretrain {
         &[
             Role { name: "tokens", arity: Arity::One, about: "the tokens to train on" },
             Role { name: "init", arity: Arity::Optional, about: "the model to go on from, as for an anneal" },
+            Role { name: VALIDATION, arity: Arity::Optional, about: "held-out tokens, for `validation`" },
         ]
     }
 
     fn check(params: &Params) -> Result<(), StageError> {
+        params.validation.map_or(Ok(()), ValidationParams::check)?;
         check(params.tokens, params.horizon, params.batch, &params.schedule)
     }
 
@@ -159,6 +168,8 @@ impl Kind for Pretrain {
             losses,
             mask_documents,
             on_nan,
+            on_spike,
+            validation,
         } = params;
         let folder = ctx.input("tokens")?;
         let tokenizer_file = folder.join("tokenizer.json");
@@ -186,6 +197,8 @@ impl Kind for Pretrain {
             row_lr: 1.0,
             mask_documents,
             on_nan,
+            on_spike,
+            validation,
             places,
         };
         let batches = loader(vec![(shards, 1.0)], batch, ctx.seed().derive(&["order"]).0)?;

@@ -32,6 +32,14 @@ pub(crate) struct Params {
     /// Tokens of one shard at most; a longer document has a shard of its own.
     #[serde(default = "shard_tokens")]
     pub shard_tokens: Tokens,
+    /// What of the corpus is encoded: what there is to train on, or what is held out, for the validation of a training.
+    #[serde(default, skip_serializing_if = "is_train")]
+    pub split: Split,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands a reference")]
+fn is_train(split: &Split) -> bool {
+    *split == Split::Train
 }
 
 fn shard_tokens() -> Tokens {
@@ -42,7 +50,7 @@ impl Kind for Tokenize {
     const NAME: &'static str = "tokenize";
     const VERSION: u32 = 1;
     const ABOUT: &'static str =
-        "Encode what a corpus has to train on, and write its tokens, with the end of each document, as shards.";
+        "Encode a split of a corpus, and write its tokens, with the end of each document, as shards.";
     type Params = Params;
     type Places = NoPlaces;
 
@@ -53,11 +61,12 @@ impl Kind for Tokenize {
         ]
     }
 
-    fn forecast(_: &Params, inputs: &Forecasts) -> Forecast {
+    fn forecast(params: &Params, inputs: &Forecasts) -> Forecast {
         let mut forecast = Forecast::default();
         let vocabulary = facts::number(inputs, "tokenizer", facts::VOCABULARY);
         forecast.facts.extend(vocabulary.map(|entries| (facts::VOCABULARY.to_owned(), entries.into())));
-        let tokens = facts::number(inputs, "corpus", facts::TRAIN_BYTES).map(facts::tokens_of);
+        let bytes = facts::number(inputs, "corpus", facts::TRAIN_BYTES).filter(|_| params.split == Split::Train);
+        let tokens = bytes.map(facts::tokens_of);
         forecast.estimate = Estimate { tokens, disk: tokens.map(|tokens| 4 * tokens), ..Estimate::default() };
         forecast
     }
@@ -67,10 +76,10 @@ impl Kind for Tokenize {
         let corpus = Corpus::open(ctx.input("corpus")?).map_err(data)?;
         let tokenizer_file = ctx.input("tokenizer")?.join("tokenizer.json");
         let tokenizer = Tokenizer::from_file(&tokenizer_file).map_err(data)?;
+        // One split a stage: a document more in what is held out makes no training token anew.
+        let split = params.split;
         let params = TokenizeParams { shard_tokens: params.shard_tokens.0 };
         let mut writer = TokensWriter::new(ctx.output(), &tokenizer, &params).map_err(data)?;
-        // What is held out is scored as text: a document more there makes no token anew.
-        let split = Split::Train;
         let rows = corpus.statistics.splits.get(split.name()).map(|split| split.rows);
         let documents = corpus.documents(split).map_err(data)?.map(|row| row.map(|row| (row.id, row.text)));
         let progress = |written: &flow_data::shard::SplitStatistics| -> ControlFlow<()> {

@@ -12,6 +12,7 @@ use flow_model::{
     lr::ScheduleParams,
     numerics,
     olmo2::Model,
+    spike::{Action, SpikeRule},
     upcycle,
 };
 use flow_pipeline::{
@@ -29,7 +30,7 @@ use crate::{
     facts,
     pretrain::{check, clip, loader, schedule},
     rows::RowParams,
-    training::{BatchParams, LossParams, OnNan, Run, TrainingPlaces},
+    training::{BatchParams, LossParams, Run, TrainingPlaces, VALIDATION, ValidationParams},
 };
 
 /// The kind.
@@ -70,7 +71,13 @@ pub(crate) struct Params {
     pub mask_documents: bool,
     /// What happens at a loss or a gradient that is no number.
     #[serde(default)]
-    pub on_nan: OnNan,
+    pub on_nan: Action,
+    /// What happens at a loss or a gradient that stands out among those of the last updates; absent: nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_spike: Option<SpikeRule>,
+    /// How often the input `validation` is scored.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub validation: Option<ValidationParams>,
     /// How the router rows are made of the embeddings.
     #[serde(default)]
     pub row: RowParams,
@@ -117,12 +124,14 @@ impl Kind for TrainExpert {
             Role { name: "anchor", arity: Arity::One, about: "the public model, which is frozen" },
             Role { name: "tokens", arity: Arity::One, about: "the domain's tokens" },
             Role { name: "public_tokens", arity: Arity::Optional, about: "public tokens, for `public_share`" },
+            Role { name: VALIDATION, arity: Arity::Optional, about: "held-out tokens of the domain, for `validation`" },
             Role { name: "embedding", arity: Arity::One, about: "the domain's embedding" },
             Role { name: "public_embedding", arity: Arity::One, about: "the public embedding" },
         ]
     }
 
     fn check(params: &Params) -> Result<(), StageError> {
+        params.validation.map_or(Ok(()), ValidationParams::check)?;
         check(params.tokens, params.horizon, params.batch, &params.schedule)?;
         params.row.check()?;
         if !(0.0..1.0).contains(&params.public_share) {
@@ -162,6 +171,8 @@ impl Kind for TrainExpert {
             losses,
             mask_documents,
             on_nan,
+            on_spike,
+            validation,
             row,
             row_lr,
             router_bias,
@@ -202,6 +213,8 @@ impl Kind for TrainExpert {
             row_lr,
             mask_documents,
             on_nan,
+            on_spike,
+            validation,
             places,
         };
         let last = run.train(ctx, &mut trained, batches)?;

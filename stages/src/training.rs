@@ -8,20 +8,27 @@
 
 use std::{
     io::{BufRead, BufReader, Write},
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::Arc,
 };
 
-use flow_data::{loader::Batches, prefetch::Prefetch};
+use flow_data::{
+    corpus::Split,
+    loader::{Batches, TokenBatch},
+    pack,
+    prefetch::Prefetch,
+    shard::TokenShards,
+};
 use flow_model::{
     adamw::AdamW,
-    checkpoint,
+    checkpoint::saver::Saver,
     freeze::Trainable,
     loss::LossWeights,
     lr::{Schedule, ScheduleParams},
     olmo2::Model,
+    spike::{Action, SpikeRule},
     state::TrainState,
-    train::{self, Hooks, StepMetrics, TrainSpec},
+    train::{self, Hooks, StepMetrics, TrainSpec, Validation},
 };
 use flow_pipeline::{StageError, context::Context, units::Tokens};
 use fs_err as fs;
@@ -29,10 +36,12 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::engine::{io, model};
+use crate::engine::{data, io, model};
 
 /// Batches that are prepared ahead.
 const PREFETCH: usize = 2;
+/// The role of the tokens that [`ValidationParams`] speaks of.
+pub(crate) const VALIDATION: &str = "validation";
 
 /// Shape of the batches.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize, JsonSchema)]
@@ -99,15 +108,57 @@ impl Default for LossParams {
     }
 }
 
-/// What happens at a loss or a gradient that is no number.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub(crate) enum OnNan {
-    /// The stage fails and names the step and the documents.
-    #[default]
-    Stop,
-    /// The update is left out.
-    Skip,
+/// Scoring of held-out text between updates.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct ValidationParams {
+    /// Updates between two scorings; the end of the run is always scored.
+    pub every: u64,
+    /// Tokens that are scored each time, from the beginning of the held-out ones; fewer where there are not so many.
+    pub tokens: Tokens,
+}
+
+impl Default for ValidationParams {
+    fn default() -> Self {
+        Self { every: 1000, tokens: Tokens(1 << 20) }
+    }
+}
+
+impl ValidationParams {
+    pub(crate) fn check(self) -> Result<(), StageError> {
+        if self.every == 0 || self.tokens.0 == 0 {
+            return Err(StageError::new("`validation.every` and `validation.tokens` are at least 1"));
+        }
+        Ok(())
+    }
+
+    /// The batches that are scored: held-out tokens in their order.
+    fn read(self, folder: &Path, batch: BatchParams) -> Result<Validation, StageError> {
+        let shards = TokenShards::open(folder, Split::Heldout.name()).map_err(|error| {
+            let help = "`validation` needs tokens that are held out: a `tokenize` stage with `split: heldout`";
+            data(error).with_help(help)
+        })?;
+        let size = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
+        let (rows, seq) = (size(batch.part()), size(batch.length));
+        let instances = pack::instances(shards.len_tokens(), seq).min(self.tokens.0.div_ceil(batch.length));
+        if instances == 0 {
+            return Err(StageError::new(format!(
+                "the held-out tokens are {}, fewer than the {seq} + 1 of one instance",
+                shards.len_tokens()
+            ))
+            .with_help("hold out more text in the corpus, or shorten `batch.length`"));
+        }
+        let all: Vec<u64> = (0..instances).collect();
+        let batches = all.chunks(rows).map(|instances| {
+            let mut tokens = Vec::with_capacity(instances.len() * (seq + 1));
+            for instance in instances {
+                shards.read(pack::instance(shards.len_tokens(), seq, *instance).unwrap_or_default(), &mut tokens)?;
+            }
+            Ok(TokenBatch { batch: instances.len(), seq, tokens, documents: Vec::new() })
+        });
+        let batches = batches.collect::<flow_data::Result<_>>().map_err(data)?;
+        Ok(Validation { every: self.every, batches })
+    }
 }
 
 /// Where and how a training stage runs: nothing of it changes a byte.
@@ -118,11 +169,13 @@ pub(crate) struct TrainingPlaces {
     pub checkpoint_every: u64,
     /// Checkpoints that are kept.
     pub checkpoints: u64,
+    /// Whether a block's activations are computed again on the way back instead of kept: less memory, about a third more time.
+    pub activation_checkpointing: bool,
 }
 
 impl Default for TrainingPlaces {
     fn default() -> Self {
-        Self { checkpoint_every: 500, checkpoints: 2 }
+        Self { checkpoint_every: 500, checkpoints: 2, activation_checkpointing: false }
     }
 }
 
@@ -137,12 +190,14 @@ pub(crate) struct Run {
     pub trainable: Trainable,
     pub row_lr: f64,
     pub mask_documents: bool,
-    pub on_nan: OnNan,
+    pub on_nan: Action,
+    pub on_spike: Option<SpikeRule>,
+    pub validation: Option<ValidationParams>,
     pub places: TrainingPlaces,
 }
 
 impl Run {
-    fn spec(&self, schedule: Schedule) -> TrainSpec {
+    fn spec(&self, schedule: Schedule, validation: Option<Validation>) -> TrainSpec {
         TrainSpec {
             steps: self.steps,
             accumulate: self.batch.accumulate,
@@ -154,7 +209,10 @@ impl Run {
             row_lr: self.row_lr,
             mask_documents: self.mask_documents,
             checkpoint_every: Some(self.places.checkpoint_every).filter(|every| *every > 0),
-            stop_on_nan: self.on_nan == OnNan::Stop,
+            on_nan: self.on_nan,
+            on_spike: self.on_spike,
+            validation,
+            recompute: self.places.activation_checkpointing,
         }
     }
 
@@ -165,11 +223,27 @@ impl Run {
         trained: &mut Model,
         batches: impl Batches + 'static,
     ) -> Result<Value, StageError> {
-        let spec = self.spec(self.schedule.resolve(self.steps).map_err(model)?);
+        let validation = match (self.validation, ctx.optional_input(VALIDATION)) {
+            (Some(params), Some(folder)) => Some(params.read(folder, self.batch)?),
+            (None, None) => None,
+            (Some(_), None) => {
+                return Err(StageError::new("`validation` is given and the stage has no input `validation`")
+                    .with_help("add the input: tokens of a `tokenize` stage with `split: heldout`"));
+            }
+            (None, Some(_)) => {
+                return Err(StageError::new(
+                    "the stage has an input `validation` and nothing says how often it is scored",
+                )
+                .with_help("add the param, such as `validation: {every: 1000, tokens: 1M}`"));
+            }
+        };
+        let spec = self.spec(self.schedule.resolve(self.steps).map_err(model)?, validation);
         let batches = Prefetch::new(Arc::new(batches), PREFETCH);
         let mut log = Log::open(ctx, self)?;
         let start = log.resume()?;
-        train::train(&spec, trained, start, &batches, &mut log).map_err(model)?;
+        let trained = train::train(&spec, trained, start, &batches, &mut log);
+        let saved = log.saver.wait();
+        trained.and_then(|_| saved).map_err(model)?;
         log.finish()
     }
 }
@@ -178,8 +252,7 @@ impl Run {
 struct Log<'a> {
     ctx: &'a Context,
     steps: u64,
-    keep: usize,
-    checkpoints: PathBuf,
+    saver: Saver,
     metrics: PathBuf,
     lines: std::io::BufWriter<std::fs::File>,
     written: u64,
@@ -193,8 +266,10 @@ impl<'a> Log<'a> {
         Ok(Self {
             ctx,
             steps: run.steps,
-            keep: usize::try_from(run.places.checkpoints).unwrap_or(1).max(1),
-            checkpoints: ctx.scratch().join("checkpoints"),
+            saver: Saver::new(
+                &ctx.scratch().join("checkpoints"),
+                usize::try_from(run.places.checkpoints).unwrap_or(usize::MAX),
+            ),
             metrics,
             lines: std::io::BufWriter::new(file),
             written: 0,
@@ -204,19 +279,13 @@ impl<'a> Log<'a> {
 
     /// The state to go on from. Where the metrics of its steps are not all there, training begins anew: an artifact is whole.
     fn resume(&mut self) -> Result<TrainState, StageError> {
-        let found = checkpoint::latest(&self.checkpoints).map_err(model)?;
-        let step = found.as_ref().map_or(0, checkpoint::Checkpoint::step);
+        let found = self.saver.latest().map_err(model)?;
+        let step = found.as_ref().map_or(0, |state| state.step);
         let lines = self.lines_before(step)?;
         let state = match found {
-            Some(found) if lines.len() as u64 == step => {
-                let set = |name: &str| found.set(name).map_err(model);
+            Some(state) if lines.len() as u64 == step => {
                 self.ctx.note(format!("goes on from step {step} of {}", self.steps));
-                TrainState {
-                    step,
-                    parameters: set("parameters")?,
-                    first_moments: set("first-moments")?,
-                    second_moments: set("second-moments")?,
-                }
+                state
             }
             _ => TrainState::start(),
         };
@@ -257,8 +326,8 @@ impl<'a> Log<'a> {
 impl Hooks for Log<'_> {
     fn on_step(&mut self, metrics: &StepMetrics) -> flow_model::Result<()> {
         // Without `..`: what is added must be thought of here. Time must not enter an artifact.
-        let StepMetrics { step, tokens, losses, lr, grad_norm, skipped, seconds } = *metrics;
-        let line = json!({
+        let StepMetrics { step, tokens, losses, lr, grad_norm, skipped, ref documents, validation, seconds } = *metrics;
+        let mut line = json!({
             "step": step + 1,
             "tokens": tokens,
             "loss": losses.ce,
@@ -268,23 +337,40 @@ impl Hooks for Log<'_> {
             "grad_norm": grad_norm,
             "skipped": skipped,
         });
+        if let Some(validation) = validation {
+            line["validation_loss"] = json!(validation);
+        }
+        if skipped {
+            line["documents"] = json!(documents);
+            self.ctx.note(format!(
+                "update {} was left out: loss {:.4}, gradient norm {grad_norm:.4}; its documents are in metrics.jsonl",
+                step + 1,
+                losses.loss
+            ));
+        }
         writeln!(self.lines, "{line}")?;
         self.written = step + 1;
         let rate = tokens as f64 / (step + 1) as f64 / seconds.max(1e-9);
         self.ctx.progress(step + 1, Some(self.steps), "steps");
-        self.ctx.metrics(json!({ "loss": losses.ce, "lr": lr, "tokens_per_second": rate.round() }));
+        let mut measured = json!({
+            "step": step + 1,
+            "loss": losses.ce,
+            "lr": lr,
+            "grad_norm": grad_norm,
+            "tokens_per_second": rate.round(),
+        });
+        if let Some(validation) = validation {
+            measured["validation_loss"] = json!(validation);
+        }
+        self.ctx.metrics(measured);
         self.last = Some(line);
         Ok(())
     }
 
-    fn checkpoint(&mut self, state: &TrainState) -> flow_model::Result<()> {
+    fn checkpoint(&mut self, state: TrainState) -> flow_model::Result<()> {
         self.lines.flush()?;
         self.lines.get_ref().sync_data()?;
-        fs::create_dir_all(&self.checkpoints)?;
-        let TrainState { step, parameters, first_moments, second_moments } = state;
-        let sets = [("parameters", parameters), ("first-moments", first_moments), ("second-moments", second_moments)];
-        checkpoint::save(&self.checkpoints, *step, &sets, Value::Null, self.keep)?;
-        Ok(())
+        self.saver.save(state)
     }
 
     fn cancelled(&self) -> bool {

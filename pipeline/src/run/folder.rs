@@ -7,6 +7,7 @@
 //!   plan.json        the stages, with params and inputs
 //!   events.jsonl     everything that happened
 //!   logs/STAGE.log   what a stage's process printed
+//!   tensorboard/     curves of what stages measure, written by whoever watches
 //! ```
 
 use std::path::{Path, PathBuf};
