@@ -46,9 +46,12 @@ pub(crate) fn model(error: flow_model::Error) -> StageError {
     let stage = StageError::from_error(&error);
     match &error {
         Error::Cancelled | Error::Data(flow_data::Error::Cancelled) => StageError::cancelled(),
-        Error::Diverged { .. } => {
+        Error::Diverged { limit: None, .. } => {
             stage.with_help("lower `schedule.peak`, raise `schedule.warmup_steps`, or set `on_nan: skip`")
         }
+        Error::Diverged { .. } => stage.with_help(
+            "look at these documents; `on_spike: {action: skip}` leaves such updates out, more `deviations` let them pass",
+        ),
         Error::Io(source) => with_disk_help(stage, source),
         _ => stage,
     }

@@ -17,6 +17,7 @@ import time
 
 import torch
 import transformers
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import AutoModelForCausalLM, AutoTokenizer, FlexOlmoConfig, FlexOlmoForCausalLM, Olmo2Config, Olmo2ForCausalLM
 
 HERE = pathlib.Path(__file__).parent
@@ -171,6 +172,19 @@ def check_import_in_a_recipe():
     ok("import-model takes what transformers saved, and an export of it loads again")
 
 
+def check_curves():
+    """TensorBoard reads what a run measured, and it is what metrics.jsonl of the artifact says."""
+    run = json.loads(flow("status", "--json"))["run"]
+    folder = WORK / "store" / "runs" / run / "tensorboard" / "public"
+    curves = EventAccumulator(str(folder)).Reload()
+    steps = 40_000 // (8 * 64) + 1
+    assert set(curves.Tags()["scalars"]) == {"loss", "lr", "grad_norm", "tokens_per_second"}, curves.Tags()
+    loss = curves.Scalars("loss")
+    assert [point.step for point in loss] == list(range(1, steps + 1)), loss
+    assert loss[-1].value < loss[0].value and loss[0].wall_time > 1.7e9
+    ok("TensorBoard reads the curves of a training")
+
+
 def check_strangers():
     """Models that flow did not make, with weights so large that a mistake shows."""
     sizes = dict(
@@ -215,6 +229,7 @@ def main():
     write_text()
     (WORK / "recipe.yaml").write_text((HERE / "recipe.yaml").read_text())
     flow("run", "recipe.yaml")
+    check_curves()
     check_export("public", "Olmo2ForCausalLM")
     check_export("flexolmo", "FlexOlmoForCausalLM")
     check_export("expert[sea]", "Olmo2ForCausalLM")
