@@ -134,6 +134,7 @@ const HEADER_LIMIT: u64 = 100_000_000;
 #[derive(Debug)]
 pub struct SafeTensors {
     path: PathBuf,
+    handle: fs_err::File,
     map: Mmap,
     /// Where the tensors begin.
     data: usize,
@@ -158,7 +159,7 @@ impl SafeTensors {
         // process be stopped by a signal where the file is cut; artifacts are immutable once made, and are replaced by renaming.
         let map = unsafe { Mmap::map(&file) }?;
         let (data, entries) = parse(&map).map_err(|source| Error::SafeTensors { path: path.to_owned(), source })?;
-        Ok(Self { path: path.to_owned(), map, data, entries })
+        Ok(Self { path: path.to_owned(), handle: file, map, data, entries })
     }
 
     /// The file.
@@ -270,6 +271,14 @@ impl<'a> View<'a> {
         Ok(())
     }
 
+    /// Appends the bytes to a file without a way through this process, where the system can: whether they are there.
+    ///
+    /// # Errors
+    /// [`Error::Io`], after which a part of them may be there.
+    pub(crate) fn send(&self, to: &fs_err::File) -> Result<bool> {
+        send(&self.file.handle, self.file.data + self.begin, self.bytes().len(), to).map_err(Error::Io)
+    }
+
     /// Lets the system take back pages.
     pub(crate) fn forget(&self, at: usize, length: usize) {
         let begin = self.file.data + self.begin + at;
@@ -279,6 +288,30 @@ impl<'a> View<'a> {
             let _ = unsafe { self.file.map.unchecked_advise_range(UncheckedAdvice::DontNeed, begin, length) };
         }
     }
+}
+
+#[cfg(target_os = "linux")]
+fn send(from: &fs_err::File, begin: usize, length: usize, to: &fs_err::File) -> std::io::Result<bool> {
+    use rustix::io::Errno;
+    let (mut at, end) = (begin as u64, (begin + length) as u64);
+    while at < end {
+        let left = (end - at) as usize;
+        match rustix::fs::copy_file_range(from, Some(&mut at), to, None, left) {
+            Ok(0) => return Err(std::io::ErrorKind::UnexpectedEof.into()),
+            Ok(_) | Err(Errno::INTR) => {}
+            // Another file system, or one that cannot: only ever the answer to the first call.
+            Err(Errno::XDEV | Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) if at == begin as u64 => {
+                return Ok(false);
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(true)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn send(_: &fs_err::File, _: usize, _: usize, _: &fs_err::File) -> std::io::Result<bool> {
+    Ok(false)
 }
 
 /// Bytes of a mapped tensor that are resident at a time and thread.

@@ -139,15 +139,14 @@ impl ValidationParams {
             data(error).with_help(help)
         })?;
         let size = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
-        let (rows, seq) = (size(batch.part()), size(batch.length));
-        let instances = pack::instances(shards.len_tokens(), seq).min(self.tokens.0.div_ceil(batch.length));
-        if instances == 0 {
-            return Err(StageError::new(format!(
-                "the held-out tokens are {}, fewer than the {seq} + 1 of one instance",
-                shards.len_tokens()
-            ))
-            .with_help("hold out more text in the corpus, or shorten `batch.length`"));
+        // Of little text one instance, as long as there is.
+        let length = batch.length.min(shards.len_tokens().saturating_sub(1));
+        if length == 0 {
+            return Err(StageError::new("there are no held-out tokens to score")
+                .with_help("hold out more text in the corpus, or leave `validation` out"));
         }
+        let (rows, seq) = (size(batch.part()), size(length));
+        let instances = pack::instances(shards.len_tokens(), seq).min(self.tokens.0.div_ceil(length));
         let all: Vec<u64> = (0..instances).collect();
         let batches = all.chunks(rows).map(|instances| {
             let mut tokens = Vec::with_capacity(instances.len() * (seq + 1));

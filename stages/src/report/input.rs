@@ -159,6 +159,9 @@ pub struct StepMetrics {
     /// Norm of the gradient before clipping.
     #[serde(default)]
     pub grad_norm: Option<f64>,
+    /// Mean cross-entropy of held-out text, in nats a token, where it was scored.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub validation_loss: Option<f64>,
 }
 
 impl ReportInput {

@@ -98,6 +98,7 @@ pub(super) fn input() -> ReportInput {
                     loss,
                     lr: Some(0.003 * (1.0 - done)),
                     grad_norm: Some(1.0 + noise),
+                    validation_loss: (label == "public" && step % 80 == 0).then_some(loss + 0.25),
                 }
             })
             .collect(),

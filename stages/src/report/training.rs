@@ -43,6 +43,7 @@ pub(super) fn title<'a>(input: &'a ReportInput, run: &'a TrainingRun) -> &'a str
 
 /// One row a run.
 pub(super) fn table(input: &ReportInput) -> Option<Table> {
+    let validated = input.training.iter().any(|run| validation_loss(run).is_some());
     let row = |run: &TrainingRun| {
         let (first, last) = (run.metrics.first()?, run.metrics.last()?);
         let last_loss = last_loss(&run.metrics);
@@ -51,41 +52,43 @@ pub(super) fn table(input: &ReportInput) -> Option<Table> {
         };
         let most = |field: fn(&StepMetrics) -> Option<f64>| run.metrics.iter().filter_map(field).max_by(f64::total_cmp);
         let lr = most(|m| m.lr).filter(|lr| lr.is_finite());
-        Some(Row {
-            key: run.label.clone(),
-            title: title(input, run).to_owned(),
-            cells: vec![
-                Cell::count(last.step),
-                Cell::new(grouped(last.tokens), Raw::Count(last.tokens)),
-                number(first.loss, 3),
-                number(last_loss, 3),
-                lr.map_or_else(Cell::missing, |lr| Cell::new(format!("{lr:.1e}"), Raw::Number(lr))),
-                most(|m| m.grad_norm).map_or_else(Cell::missing, |norm| number(norm, 2)),
-            ],
-        })
+        let mut cells = vec![
+            Cell::count(last.step),
+            Cell::new(grouped(last.tokens), Raw::Count(last.tokens)),
+            number(first.loss, 3),
+            number(last_loss, 3),
+        ];
+        if validated {
+            cells.push(validation_loss(run).map_or_else(Cell::missing, |loss| number(loss, 3)));
+        }
+        cells.push(lr.map_or_else(Cell::missing, |lr| Cell::new(format!("{lr:.1e}"), Raw::Number(lr))));
+        cells.push(most(|m| m.grad_norm).map_or_else(Cell::missing, |norm| number(norm, 2)));
+        Some(Row { key: run.label.clone(), title: title(input, run).to_owned(), cells })
     };
     let rows: Vec<Row> = input.training.iter().filter_map(row).collect();
     if rows.is_empty() {
         return None;
     }
+    let mut columns =
+        vec![("steps", "Steps"), ("tokens", "Tokens"), ("first_loss", "First loss"), ("last_loss", "Last loss")];
+    if validated {
+        columns.push(("validation_loss", "Held-out loss"));
+    }
+    columns.extend([("lr", "Highest learning rate"), ("grad_norm", "Largest gradient norm")]);
     Some(Table {
         id: "training".to_owned(),
         caption: "Training".to_owned(),
         note: "Loss is cross-entropy in nats a token; the last one is the mean over the last fiftieth of the records."
             .to_owned(),
         corner: "Run".to_owned(),
-        columns: [
-            ("steps", "Steps"),
-            ("tokens", "Tokens"),
-            ("first_loss", "First loss"),
-            ("last_loss", "Last loss"),
-            ("lr", "Highest learning rate"),
-            ("grad_norm", "Largest gradient norm"),
-        ]
-        .map(|(key, title)| Column::new(key, title))
-        .to_vec(),
+        columns: columns.into_iter().map(|(key, title)| Column::new(key, title)).collect(),
         groups: vec![RowGroup { title: None, rows }],
     })
+}
+
+/// The last loss on held-out text, where it was scored.
+fn validation_loss(run: &TrainingRun) -> Option<f64> {
+    run.metrics.iter().rev().find_map(|m| m.validation_loss)
 }
 
 #[cfg(test)]
