@@ -391,8 +391,9 @@ mod tests {
         let ((full, _), (reduced, end)) = (as_other_devices(run), as_reduced_devices(run));
         assert!(full.iter().zip(&reduced).any(|(a, b)| a.losses.loss != b.losses.loss), "nothing was rounded");
         for (a, b) in full.iter().zip(&reduced) {
-            assert!((a.losses.loss - b.losses.loss).abs() < 1e-2, "{a:?} {b:?}");
-            assert!((a.grad_norm - b.grad_norm).abs() < 2e-2 * a.grad_norm, "{a:?} {b:?}");
+            assert!((a.losses.loss - b.losses.loss).abs() < 5e-3, "{a:?} {b:?}");
+            // AdamW moves a weight whose gradient is rounding error by the learning rate in either direction.
+            assert!((a.grad_norm - b.grad_norm).abs() < 5e-2 * a.grad_norm, "{a:?} {b:?}");
         }
         assert!(reduced[5].losses.loss < reduced[0].losses.loss);
         let mut trained = end.values().flat_map(|weight| &weight.data);
