@@ -17,6 +17,7 @@ use flow_model::numerics::{Device, device};
 use flow_model::olmo2::Model;
 use flow_model::preset::Preset;
 use flow_model::score::{ModelScorer, ScoreRequest, Scorer};
+use flow_model::spike::Action;
 use flow_model::state::TrainState;
 use flow_model::train::{Hooks, StepMetrics, TrainSpec, gradients, train};
 use flow_model::upcycle::beside_public;
@@ -157,11 +158,11 @@ struct Curve(Vec<StepMetrics>);
 
 impl Hooks for Curve {
     fn on_step(&mut self, metrics: &StepMetrics) -> Result<()> {
-        self.0.push(*metrics);
+        self.0.push(metrics.clone());
         Ok(())
     }
 
-    fn checkpoint(&mut self, _: &TrainState) -> Result<()> {
+    fn checkpoint(&mut self, _: TrainState) -> Result<()> {
         Ok(())
     }
 }
@@ -178,7 +179,10 @@ fn spec(steps: u64, trainable: Trainable) -> TrainSpec {
         row_lr: 0.5,
         mask_documents: true,
         checkpoint_every: None,
-        stop_on_nan: true,
+        on_nan: Action::Stop,
+        on_spike: None,
+        validation: None,
+        recompute: false,
     }
 }
 
@@ -204,7 +208,7 @@ fn curves_agree(config: &ModelConfig, weights: &Weights, trainable: Trainable) -
         assert!((a.losses.router_z - b.losses.router_z).abs() < TOLERANCE, "{a:?} {b:?}");
         assert!((a.grad_norm - b.grad_norm).abs() < TOLERANCE * a.grad_norm.max(1.0), "{a:?} {b:?}");
     }
-    let ends = [cpu[0], cpu[19]].map(|metrics| metrics.losses.loss);
+    let ends = [cpu[0].losses.loss, cpu[19].losses.loss];
     assert!(ends[1] < ends[0] - 0.2, "nothing was learned: {ends:?}");
     eprintln!("{trainable:?}: loss {:.4} → {:.4}, curves apart by {worst:.1e}", ends[0], ends[1]);
     Some(end)
