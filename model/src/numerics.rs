@@ -40,11 +40,13 @@ impl DeviceName {
     /// What of it enters a stage's key: with the same numerics a stage makes the same bytes. On `cpu` that holds for any
     /// number of threads on any machine of the same instruction set, which is therefore part of it; the others promise
     /// agreement within a tolerance.
-    pub fn numerics(self) -> &'static str {
-        match self {
-            Self::Cpu => crate::ops::kernels(),
-            Self::Wgpu => "wgpu-f32-1",
-            Self::Cuda => "cuda-f32-1",
+    pub fn numerics(self, precision: Precision) -> &'static str {
+        match (self, precision) {
+            (Self::Cpu, _) => crate::ops::kernels(),
+            (Self::Wgpu, Precision::F32) => "wgpu-f32-1",
+            (Self::Wgpu, Precision::Bf16) => "wgpu-bf16-1",
+            (Self::Cuda, Precision::F32) => "cuda-f32-1",
+            (Self::Cuda, Precision::Bf16) => "cuda-bf16-1",
         }
     }
 
@@ -58,6 +60,30 @@ impl DeviceName {
             Self::Cpu => Ok(Device::flex()),
             Self::Wgpu => wgpu(),
             Self::Cuda => cuda(),
+        }
+    }
+}
+
+/// What numbers matrix products multiply, forward and backward. All else is in f32: weights, sums, the optimizer's means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Precision {
+    /// f32.
+    F32,
+    /// bf16.
+    Bf16,
+}
+
+impl Precision {
+    /// That of a device: bf16 on a GPU that computes with such numbers, f32 on every other and on the CPU.
+    pub fn of(device: &Device) -> Self {
+        if crate::ops::product::reduced_on(device) { Self::Bf16 } else { Self::F32 }
+    }
+
+    /// As keys and reports have it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::Bf16 => "bf16 with f32 weights",
         }
     }
 }
@@ -76,27 +102,35 @@ fn failure(device: &str, reason: &str) -> Error {
 
 #[cfg(feature = "wgpu")]
 fn wgpu() -> Result<Device> {
-    let found = Device::enumerate(burn::tensor::DeviceType::Wgpu).into_vec().into_iter().next();
-    found.ok_or_else(|| {
-        failure("wgpu", "no Vulkan, Metal or DirectX 12 driver was found; install the GPU's driver or Mesa's")
-    })
+    // Asked first: using the backend without a driver panics.
+    if Device::enumerate(burn::tensor::DeviceType::Wgpu).into_vec().is_empty() {
+        let reason = "no Vulkan, Metal or DirectX 12 driver was found; install the GPU's, or Mesa's software Vulkan \
+                      (Debian: `apt-get install mesa-vulkan-drivers libvulkan1`)";
+        return Err(failure("wgpu", reason));
+    }
+    // Not the first of the list, which may be a software driver beside a real GPU.
+    Ok(Device::wgpu(burn::tensor::DeviceKind::DefaultDevice))
 }
 
 #[cfg(not(feature = "wgpu"))]
 fn wgpu() -> Result<Device> {
-    Err(failure("wgpu", "this program was built without it; build with `--features wgpu`"))
+    Err(failure("wgpu", "this program was built without it; build it with `cargo build --release --features wgpu`"))
 }
 
 #[cfg(feature = "cuda")]
 fn cuda() -> Result<Device> {
     // Asked first: using the backend without a driver panics.
     let found = Device::enumerate(burn::tensor::DeviceType::Cuda).into_vec().into_iter().next();
-    found.ok_or_else(|| failure("cuda", "no NVIDIA driver with a GPU was found (libcuda.so); install the driver"))
+    found.ok_or_else(|| {
+        let reason =
+            "no NVIDIA driver with a GPU was found (libcuda.so); install the driver, or compute on `wgpu` or `cpu`";
+        failure("cuda", reason)
+    })
 }
 
 #[cfg(not(feature = "cuda"))]
 fn cuda() -> Result<Device> {
-    Err(failure("cuda", "this program was built without it; build with `--features cuda`"))
+    Err(failure("cuda", "this program was built without it; build it with `cargo build --release --features cuda`"))
 }
 
 /// Sets the number of compute threads of this process; once, before the first computation. No result depends on it.
@@ -152,7 +186,23 @@ mod tests {
 
     #[test]
     #[cfg(not(feature = "cuda"))]
-    fn a_device_that_is_not_built_in_names_its_feature() {
+    fn cuda_that_is_not_built_in_names_its_feature() {
         assert!(device("cuda").unwrap_err().to_string().contains("--features cuda"));
+    }
+
+    #[test]
+    #[cfg(not(feature = "wgpu"))]
+    fn wgpu_that_is_not_built_in_names_its_feature() {
+        assert!(device("wgpu").unwrap_err().to_string().contains("--features wgpu"));
+    }
+
+    #[test]
+    fn the_precision_of_a_gpu_is_part_of_its_numerics() {
+        use std::collections::BTreeSet;
+        let both = [Precision::F32, Precision::Bf16];
+        let gpus = [DeviceName::Wgpu, DeviceName::Cuda];
+        let all: BTreeSet<&str> = gpus.iter().flat_map(|gpu| both.map(|p| gpu.numerics(p))).collect();
+        assert_eq!(all.len(), 4);
+        assert_eq!(Precision::of(&device("cpu").unwrap()), Precision::F32);
     }
 }

@@ -21,6 +21,7 @@ pub(crate) mod embedding;
 pub(crate) mod feed_forward;
 mod gemm;
 pub(crate) mod linear;
+pub(crate) mod product;
 pub(crate) mod rms_norm;
 pub(crate) mod router;
 pub(crate) mod simd;

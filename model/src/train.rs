@@ -309,7 +309,7 @@ mod tests {
     use crate::config::{Mixture, ModelConfig};
     use crate::init::initial_weights;
     use crate::numerics::device;
-    use crate::ops::check::as_other_devices;
+    use crate::ops::check::{as_other_devices, as_reduced_devices};
     use crate::weights::Weight;
 
     #[test]
@@ -339,8 +339,7 @@ mod tests {
         }
     }
 
-    #[test]
-    fn other_devices_train_alike() {
+    fn a_mixture() -> (TrainSpec, ModelConfig, Weights) {
         let config = ModelConfig {
             vocab_size: 40,
             hidden_size: 16,
@@ -374,12 +373,37 @@ mod tests {
         let mut weights = initial_weights(&config, 3);
         let bias = || Weight { shape: vec![3], data: vec![0.0, -0.3, -0.1] };
         weights.extend((0..2).map(|l| (format!("model.layers.{l}.mlp.gate.bias"), bias())));
-        let run = || {
-            let mut model = Model::new(&config, &weights, &device("cpu").unwrap()).unwrap();
-            let mut curve = Curve(Vec::new());
-            train(&spec, &mut model, TrainState::start(), &Texts, &mut curve).unwrap();
-            (curve.0, model.weights())
-        };
+        (spec, config, weights)
+    }
+
+    fn run(spec: &TrainSpec, config: &ModelConfig, weights: &Weights) -> (Vec<StepMetrics>, Weights) {
+        let mut model = Model::new(config, weights, &device("cpu").unwrap()).unwrap();
+        let mut curve = Curve(Vec::new());
+        train(spec, &mut model, TrainState::start(), &Texts, &mut curve).unwrap();
+        (curve.0, model.weights())
+    }
+
+    /// bf16 products move a curve by about their rounding, and the weights that they train stay f32.
+    #[test]
+    fn bf16_products_train_alike() {
+        let (spec, config, weights) = a_mixture();
+        let run = || run(&spec, &config, &weights);
+        let ((full, _), (reduced, end)) = (as_other_devices(run), as_reduced_devices(run));
+        assert!(full.iter().zip(&reduced).any(|(a, b)| a.losses.loss != b.losses.loss), "nothing was rounded");
+        for (a, b) in full.iter().zip(&reduced) {
+            assert!((a.losses.loss - b.losses.loss).abs() < 5e-3, "{a:?} {b:?}");
+            // AdamW moves a weight whose gradient is rounding error by the learning rate in either direction.
+            assert!((a.grad_norm - b.grad_norm).abs() < 5e-2 * a.grad_norm, "{a:?} {b:?}");
+        }
+        assert!(reduced[5].losses.loss < reduced[0].losses.loss);
+        let mut trained = end.values().flat_map(|weight| &weight.data);
+        assert!(trained.any(|&x| half::bf16::from_f32(x).to_f32() != x), "weights were rounded");
+    }
+
+    #[test]
+    fn other_devices_train_alike() {
+        let (spec, config, weights) = a_mixture();
+        let run = || run(&spec, &config, &weights);
         let ((fused, end), (composed, other)) = (run(), as_other_devices(run));
         for (a, b) in fused.iter().zip(&composed) {
             assert!((a.losses.loss - b.losses.loss).abs() < 1e-4, "{a:?} {b:?}");

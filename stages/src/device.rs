@@ -1,6 +1,6 @@
 //! Compute devices, as the pipeline speaks of them: words and counts.
 
-use flow_model::numerics::DeviceName;
+use flow_model::numerics::{DeviceName, Precision};
 use flow_pipeline::StageError;
 
 use crate::engine;
@@ -12,8 +12,8 @@ use crate::engine;
 /// An unknown name, a device that this program was built without, or one that this machine lacks.
 pub fn numerics(name: &str) -> Result<(String, String), StageError> {
     let device = DeviceName::parse(name).map_err(engine::model)?;
-    device.open().map_err(engine::model)?;
-    Ok((device.numerics().to_owned(), "f32".to_owned()))
+    let precision = Precision::of(&device.open().map_err(engine::model)?);
+    Ok((device.numerics(precision).to_owned(), precision.as_str().to_owned()))
 }
 
 /// Accelerators that stages may use on this machine: one where a GPU is asked for, since a stage computes on one.

@@ -274,6 +274,13 @@ fn a_device_is_unknown() {
 }
 
 #[test]
+#[cfg(not(any(feature = "cuda", feature = "wgpu")))]
+fn a_device_is_not_built_in() {
+    assert_snapshot!(refused("", "", &["--device", "cuda"]));
+    assert_snapshot!(refused("stages:\n", "device: wgpu\nstages:\n", &[]));
+}
+
+#[test]
 fn all_that_is_wrong_with_the_graph_is_said_at_once() {
     let environment = TestEnvironment::empty();
     let wrong = SHORT.replace("name: short", "nmae: short").replace("tokenizer: tokenizer", "tokenizer: tokeniser");

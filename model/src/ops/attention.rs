@@ -3,6 +3,7 @@
 
 use super::Tape;
 use super::buffer::{contiguous, dims, slice, tensor};
+use super::product::product;
 use crate::mask::Sequences;
 use crate::rope::Angles;
 use burn::backend::autodiff::{
@@ -84,9 +85,9 @@ fn composed(qkv: Tensor<2>, wq: Tensor<2>, wk: Tensor<2>, heads: &Heads) -> Tens
     let normed = |at: usize, w| super::rms_norm::rms_norm(qkv.clone().narrow(1, at, d), w, heads.eps);
     let (q, k) = (rotate(split(normed(0, wq))), rotate(split(normed(d, wk))));
     let v = split(qkv.clone().narrow(1, 2 * d, d));
-    let scores = q.matmul(k.swap_dims(2, 3)) * heads.scale();
+    let scores = product(q, k.swap_dims(2, 3)) * heads.scale();
     let scores = scores.mask_fill(heads.sequences.hidden(&device), f32::NEG_INFINITY);
-    activation::softmax(scores, 3).matmul(v).swap_dims(1, 2).reshape([n, d])
+    product(activation::softmax(scores, 3), v).swap_dims(1, 2).reshape([n, d])
 }
 
 impl AttentionOp for Flex {

@@ -5,6 +5,7 @@ use std::cell::Cell;
 
 thread_local! {
     static COMPOSED: Cell<bool> = const { Cell::new(false) };
+    static REDUCED: Cell<bool> = const { Cell::new(false) };
 }
 
 /// Whether this thread asked for the composition where the fused kernel would serve.
@@ -17,6 +18,19 @@ pub(crate) fn as_other_devices<T>(f: impl FnOnce() -> T) -> T {
     COMPOSED.set(true);
     let result = f();
     COMPOSED.set(false);
+    result
+}
+
+/// Whether this thread asked for products of bf16 numbers too.
+pub(crate) fn reduced() -> bool {
+    REDUCED.get()
+}
+
+/// [`as_other_devices`] on one that computes with bf16 numbers.
+pub(crate) fn as_reduced_devices<T>(f: impl FnOnce() -> T) -> T {
+    REDUCED.set(true);
+    let result = as_other_devices(f);
+    REDUCED.set(false);
     result
 }
 

@@ -4,6 +4,7 @@
 use super::Tape;
 use super::buffer::{contiguous, dims, slice, tensor};
 use super::gemm::{Mat, Old, Size, shared_product};
+use super::product::product;
 use super::simd::{exp_sub_sum, max, simd, sum_exp};
 use burn::backend::autodiff::{
     checkpoint::{base::Checkpointer, strategy::CheckpointStrategy},
@@ -67,7 +68,7 @@ fn composed(x: Tensor<2>, w: Tensor<2>, targets: &Targets) -> Tensor<1> {
     let live = Tensor::<2>::from_data(TensorData::new(live, [n, 1]), &device);
     let ids: Vec<i64> = targets.ids.iter().map(|&t| if t == Targets::IGNORE { 0 } else { i64::from(t) }).collect();
     let ids = Tensor::<2, Int>::from_data(TensorData::new(ids, [n, 1]), &device);
-    let logits = x.matmul(w.transpose());
+    let logits = product(x, w.transpose());
     let top = logits.clone().max_dim(1).detach();
     let lse = (logits.clone() - top.clone()).exp().sum_dim(1).log() + top;
     let ce = ((lse.clone() - logits.gather(1, ids)) * live.clone()).sum() / targets.count;
@@ -190,7 +191,7 @@ pub(crate) fn log_probabilities(x: Tensor<2>, w: Tensor<2>, targets: &[u32]) -> 
     if !super::fused(&x) {
         let mut out = Vec::with_capacity(n);
         for (i, chunk) in targets.chunks(CHUNK).enumerate() {
-            let logits = x.clone().narrow(0, i * CHUNK, chunk.len()).matmul(w.clone().transpose());
+            let logits = product(x.clone().narrow(0, i * CHUNK, chunk.len()), w.clone().transpose());
             let ids: Vec<i64> = chunk.iter().map(|&t| i64::from(t)).collect();
             let ids = Tensor::<2, Int>::from_data(TensorData::new(ids, [chunk.len(), 1]), &x.device());
             out.extend(activation::log_softmax(logits, 1).gather(1, ids).into_data().iter::<f32>());

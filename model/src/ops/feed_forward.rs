@@ -6,6 +6,7 @@
 
 use super::Tape;
 use super::buffer::{contiguous, dims, slice, tensor};
+use super::product::product;
 use burn::backend::autodiff::{
     checkpoint::{base::Checkpointer, strategy::CheckpointStrategy},
     grads::Gradients,
@@ -65,8 +66,8 @@ pub(crate) fn expert(h: Tensor<2>, routing: Tensor<2>, column: usize, sum: Tenso
 }
 
 fn composed(h: Tensor<2>, [gate, up, down]: Matrices) -> Tensor<2> {
-    let (gate, up) = (h.clone().matmul(gate.transpose()), h.matmul(up.transpose()));
-    (activation::silu(gate) * up).matmul(down.transpose())
+    let (gate, up) = (product(h.clone(), gate.transpose()), product(h, up.transpose()));
+    product(activation::silu(gate) * up, down.transpose())
 }
 
 impl FeedForwardOp for Flex {

@@ -3,6 +3,7 @@
 use super::Tape;
 use super::buffer::{contiguous, dims, slice, tensor, written_by};
 use super::gemm::{Mat, Old, Size, shared_product};
+use super::product::product;
 use burn::backend::autodiff::{
     checkpoint::{base::Checkpointer, strategy::CheckpointStrategy},
     grads::Gradients,
@@ -31,7 +32,7 @@ pub(crate) fn linear(x: Tensor<2>, w: Tensor<2>) -> Tensor<2> {
     if super::fused(&x) {
         return Tensor::from_dispatch(Dispatch::linear(x.into_dispatch(), w.into_dispatch()));
     }
-    x.matmul(w.transpose())
+    product(x, w.transpose())
 }
 
 /// `[x·aᵀ | x·bᵀ | x·cᵀ]`.
@@ -40,7 +41,7 @@ pub(crate) fn linear_three(x: Tensor<2>, [a, b, c]: [Tensor<2>; 3]) -> Tensor<2>
         let (a, b, c) = (a.into_dispatch(), b.into_dispatch(), c.into_dispatch());
         return Tensor::from_dispatch(Dispatch::linear_three(x.into_dispatch(), a, b, c));
     }
-    let y = |w: Tensor<2>| x.clone().matmul(w.transpose());
+    let y = |w: Tensor<2>| product(x.clone(), w.transpose());
     Tensor::cat(vec![y(a), y(b), y(c)], 1)
 }
 

@@ -35,6 +35,7 @@ pub(crate) fn route(h: Tensor<2>, rows: Tensor<2>, bias: Tensor<2>, top_k: usize
 
 fn composed(h: Tensor<2>, rows: Tensor<2>, bias: Tensor<2>, top_k: usize) -> Tensor<2> {
     let e = rows.dims()[0];
+    // In f32 everywhere: a rounding would change which experts are chosen, and the product is small.
     let logits = h.matmul(rows.transpose()) + bias.clamp_max(0.0);
     let p = activation::softmax(logits.clone(), 1);
     let top = logits.clone().max_dim(1).detach();
