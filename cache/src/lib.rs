@@ -14,6 +14,7 @@
 //! or a torn write leaves behind is either invisible (a temporary file) or set aside when it is met; it is never used.
 
 mod error;
+pub mod failpoint;
 
 mod digest;
 mod location;

@@ -15,7 +15,7 @@ use crate::{
     cache::{Cache, blocking},
     digest::{ArtifactDigest, BlobDigest},
     error::{Error, Result, during},
-    layout,
+    failpoint, layout,
     link::{Linker, Share},
     manifest::{Entry, Manifest, RelPath},
     memo::HashMemo,
@@ -199,6 +199,7 @@ impl Cache {
                 let Some(from) = tiers.local.blob(&entry.digest) else { continue };
                 let place = || -> io::Result<()> {
                     tiers.local.step("materialize a file")?;
+                    failpoint::at("inputs.link")?;
                     if let Some(parent) = to.parent() {
                         fs_err::create_dir_all(parent)?;
                     }
@@ -206,7 +207,12 @@ impl Cache {
                 };
                 place().map_err(during(what))?;
             }
-            aside.publish(&dest).map_err(during(what))
+            let appear = || -> io::Result<()> {
+                failpoint::at("inputs.rename")?;
+                aside.publish(&dest)?;
+                failpoint::at("inputs.renamed")
+            };
+            appear().map_err(during(what))
         })
         .await
     }

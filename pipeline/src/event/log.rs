@@ -6,6 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use flow_cache::failpoint;
 use fs_err as fs;
 
 use super::Stamped;
@@ -36,7 +37,12 @@ impl EventLog {
             source,
         })?;
         line.push(b'\n');
-        self.file.write_all(&line).map_err(Error::io("write the run's event log"))
+        let mut write = || {
+            failpoint::at("event.write")?;
+            self.file.write_all(&line)?;
+            failpoint::at("event.written")
+        };
+        write().map_err(Error::io("write the run's event log"))
     }
 }
 

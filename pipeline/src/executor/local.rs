@@ -10,6 +10,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use flow_cache::failpoint;
 use fs_err as fs;
 use tokio::{
     process::{Child, Command},
@@ -44,6 +45,7 @@ impl Executor for Local {
         report: &mut (dyn FnMut(Report) + Send),
     ) -> Result<Exit> {
         let mut child = self.spawn(task)?;
+        failpoint::at("stage.spawned").map_err(Error::io("start a stage"))?;
         // Held, never written to: waiting for a child would close it, and its end tells the child that we are gone.
         let _alive = child.stdin.take();
         let mut group = Group::of(&child);
@@ -96,6 +98,7 @@ impl Executor for Local {
 
 impl Local {
     fn spawn(&self, task: &Task) -> Result<Child> {
+        failpoint::at("stage.spawn").map_err(Error::io("start a stage"))?;
         let log = fs::File::create(&task.log).map_err(Error::io("create a stage's log"))?.into_parts().0;
         let also = log.try_clone().map_err(Error::io("create a stage's log"))?;
         Command::new(&self.program)

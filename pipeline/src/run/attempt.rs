@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use flow_cache::{ArtifactDigest, BlobDigest, Cache, Lease, PutRecord, Record, StageKey, WorkDir, WorkLock};
+use flow_cache::{ArtifactDigest, BlobDigest, Cache, Lease, PutRecord, Record, StageKey, WorkDir, WorkLock, failpoint};
 use fs_err as fs;
 use serde_json::Value;
 use tokio::sync::{Notify, watch};
@@ -145,7 +145,9 @@ async fn try_attempt(
     if let Some(ended) = wait_until_free(&work, &mut stop).await? {
         return Ok(ended);
     }
+    place("attempt.free")?;
     let job = set_up(cache, attempt, &work).await?;
+    place("attempt.set-up")?;
     let job_path = work.path().join("job.json");
     write_json(&job_path, &job)?;
 
@@ -175,6 +177,7 @@ async fn try_attempt(
     // Ended, not dropped: a renewal that is cut off may still be written, and undo a release that comes after it.
     enough.notify_one();
     renewal.await;
+    place("attempt.exited")?;
     let seconds = rounded(clock.elapsed());
     if let Some(ended) = judge(exit, &job, *stop.borrow(), &attempt.log) {
         return Ok(ended);
@@ -183,7 +186,9 @@ async fn try_attempt(
     if !cache.still_holds(&attempt.lease).await? {
         return Ok(taken_over());
     }
+    place("attempt.publish")?;
     let published = cache.publish(&job.output).await?;
+    place("attempt.published")?;
     let record = Record {
         format: flow_cache::RECORD_FORMAT,
         key: attempt.key,
@@ -216,8 +221,14 @@ async fn try_attempt(
         Err(flow_cache::Error::LeaseLost { .. }) => return Ok(taken_over()),
         Err(error) => return Err(error.into()),
     }
+    place("attempt.recorded")?;
     work.remove()?;
     Ok(Ended::Done { artifact: published.digest, seconds, bytes: record.bytes })
+}
+
+/// A place at which tests may step in.
+fn place(name: &str) -> Result<()> {
+    failpoint::at(name).map_err(Error::io("do a stage"))
 }
 
 /// Seconds to the millisecond: with so few digits every JSON parser reads the same number back.
