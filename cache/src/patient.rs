@@ -68,7 +68,8 @@ impl Patience {
 }
 
 fn silent(timeout: Duration) -> Error {
-    let source = io::Error::new(io::ErrorKind::TimedOut, format!("it gave no answer within {} s", timeout.as_secs_f64()));
+    let source =
+        io::Error::new(io::ErrorKind::TimedOut, format!("it gave no answer within {} s", timeout.as_secs_f64()));
     Error::Generic { store: "remote", source: source.into() }
 }
 

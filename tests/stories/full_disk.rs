@@ -19,6 +19,10 @@ impl<'a> Disk<'a> {
         mount(&format!("size={kib}k"), at).map(|()| Self { at })
     }
 
+    fn seal(&self) {
+        mount("remount,ro", self.at).unwrap();
+    }
+
     fn resize(&self, kib: u32) {
         mount(&format!("remount,size={kib}k"), self.at).unwrap();
     }
@@ -82,4 +86,21 @@ fn with_more_room_the_same_command_goes_on() {
     assert_eq!(environment.artifacts("report/tiny"), finished.artifacts("report/tiny"));
     assert_eq!(environment.records("store"), stages(&DOMAINS).len());
     assert!(complaints.is_empty(), "{}", complaints.join("\n"));
+}
+
+#[test]
+fn a_store_that_cannot_be_written_to_is_told_and_nothing_begins() {
+    let environment = TestEnvironment::fresh();
+    let store = environment.path("store");
+    let disk = match Disk::mount(&store, 64) {
+        Ok(disk) => disk,
+        Err(reason) => {
+            println!("skipped: no file system can be mounted here ({reason})");
+            return;
+        }
+    };
+    disk.seal();
+    let ended = environment.flow(&["run", "recipe.yaml", "--store", "store"]).with_code(1);
+    assert!(ended.stderr.contains("Read-only file system") && ended.stderr.contains("`--store`"), "{}", ended.stderr);
+    assert!(!ended.stderr.contains("Running"), "{}", ended.stderr);
 }

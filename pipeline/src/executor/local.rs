@@ -27,13 +27,15 @@ use crate::{
 /// How often the child's reports are read.
 const TAIL_EVERY: Duration = Duration::from_millis(50);
 /// How long a stage may take to save its state after it was asked to end.
-const GRACE: Duration = Duration::from_mins(1);
+pub const GRACE: Duration = Duration::from_mins(1);
 
 /// Runs `flow exec` on this machine.
 #[derive(Debug, Clone)]
 pub struct Local {
     /// The program that understands `exec JOB`.
     pub program: PathBuf,
+    /// How long a stage may take to save its state after it was asked to end; then it is killed.
+    pub grace: Duration,
 }
 
 #[async_trait]
@@ -63,7 +65,7 @@ impl Executor for Local {
                     if asked == Stop::No && !timed_out {
                         // As with a person's request: what it saves now, the next run goes on from.
                         timed_out = true;
-                        deadline = Some(Instant::now() + GRACE);
+                        deadline = Some(Instant::now() + self.grace);
                         group.signal(rustix::process::Signal::TERM);
                     } else {
                         deadline = None;
@@ -78,7 +80,7 @@ impl Executor for Local {
                             group.signal(rustix::process::Signal::KILL);
                         } else {
                             group.signal(rustix::process::Signal::TERM);
-                            deadline = Some(Instant::now() + GRACE);
+                            deadline = Some(Instant::now() + self.grace);
                         }
                     }
                 }

@@ -7,7 +7,7 @@ use flow_pipeline::{
     Error, chain,
     event::{Stamped, state::RunState},
     exec,
-    executor::local::Local,
+    executor::local::{GRACE, Local},
     key::Numerics,
     plan::{self, CacheProbe, prepare::Surroundings},
     recipe::{self, LoadOptions},
@@ -59,7 +59,7 @@ async fn run_recipe(store: &Path, recipe: &str) -> Result<RunState, Error> {
         recheck: Vec::new(),
     };
     let (_ask, interrupts) = tokio::sync::mpsc::channel(1);
-    let executor = Arc::new(Local { program: std::env::current_exe().unwrap() });
+    let executor = Arc::new(Local { program: std::env::current_exe().unwrap(), grace: GRACE });
     let mut watcher = |_: &Stamped, _: &RunState| {};
     run::run(&plan, &cache, executor, &options, &folder, interrupts, &mut watcher).await
 }
