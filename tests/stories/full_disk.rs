@@ -55,7 +55,7 @@ fn with_more_room_the_same_command_goes_on() {
             return;
         }
     };
-    let (mut failures, mut complaints) = (0, Vec::new());
+    let (mut failures, mut summaries, mut complaints) = (0, 0, Vec::new());
     // It runs full in other places each time: at the corpora, the tokens, the weights, the merged model.
     for kib in [64, 256, 768, 1536, 2560, 4096] {
         disk.resize(kib);
@@ -64,6 +64,7 @@ fn with_more_room_the_same_command_goes_on() {
             break;
         }
         failures += 1;
+        summaries += u32::from(ended.stderr.contains("they need what failed") && ended.stderr.contains(" not reached"));
         let ended = ended.with_code(1);
         for (is_so, complaint) in [
             (ended.stderr.contains("No space left on device"), "nobody says that the disk is full"),
@@ -77,6 +78,7 @@ fn with_more_room_the_same_command_goes_on() {
         }
     }
     assert!(failures >= 3, "the disk was never full");
+    assert!(summaries > 0, "no run said what it did not reach");
     disk.resize(64 * 1024);
     let ended = environment.run(&["--store", "store"]).succeeded();
     assert!(!ended.stages("stage-cached").is_empty(), "nothing was kept of what had been finished");

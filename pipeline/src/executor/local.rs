@@ -101,7 +101,9 @@ impl Executor for Local {
 impl Local {
     fn spawn(&self, task: &Task) -> Result<Child> {
         failpoint::at("stage.spawn").map_err(Error::io("start a stage"))?;
-        let log = fs::File::create(&task.log).map_err(Error::io("create a stage's log"))?.into_parts().0;
+        // What an earlier attempt of this run printed stays: it may say why there is another.
+        let log = fs::OpenOptions::new().create(true).append(true).open(&task.log);
+        let log = log.map_err(Error::io("create a stage's log"))?.into_parts().0;
         let also = log.try_clone().map_err(Error::io("create a stage's log"))?;
         Command::new(&self.program)
             .arg("exec")
