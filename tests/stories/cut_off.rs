@@ -65,7 +65,8 @@ fn goes_on(environment: &TestEnvironment) {
     let notes = notes(&ended);
     let from =
         notes.iter().find_map(|note| note.strip_prefix("goes on from step ")?.split(' ').next()?.parse::<u64>().ok());
-    assert!(from.is_some_and(|step| (40..STEPS).contains(&step)), "{notes:?}");
+    // Checkpoints are written behind the training: the last but one is on the disk, of the last one that is not promised.
+    assert!(from.is_some_and(|step| (20..STEPS).contains(&step)), "{notes:?}");
     assert_eq!(&artifact(&ended), in_one_go());
     assert_eq!(walk(&environment.path(".flow/v1/work")), Vec::<std::path::PathBuf>::new(), "work dirs are left");
     assert_eq!(walk(&environment.path(".flow/v1/tmp")), Vec::<std::path::PathBuf>::new(), "staged files are left");
