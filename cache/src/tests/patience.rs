@@ -48,9 +48,9 @@ async fn walk(stall: bool, forever: bool) {
         let cache = open(&dir.path().join(k.to_string()), &faults, &remote).await;
         faults.stall(stall);
         if forever {
-            faults.fail_from(k)
+            faults.fail_from(k);
         } else {
-            faults.fail_at(k)
+            faults.fail_at(k);
         }
         let begun = Instant::now();
         let outcome = a_stage(&cache, &input, key).await;
