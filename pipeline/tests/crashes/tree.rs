@@ -44,7 +44,7 @@ pub fn wait<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
         if let Some(found) = look() {
             return found;
         }
-        assert!(since.elapsed() < Duration::from_secs(60), "waited for {what}");
+        assert!(since.elapsed() < Duration::from_mins(1), "waited for {what}");
         thread::sleep(Duration::from_millis(1));
     }
 }
