@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use flow_pipeline::units::Bytes;
+use flow_pipeline::units::{Bytes, Duration};
 
 /// Carry a FlexOlmo model from raw text to the paper's tables with one recipe.
 #[derive(Debug, Parser)]
@@ -78,6 +78,20 @@ pub struct StoreArgs {
     /// A store behind it that others share, such as `s3://bucket/prefix`.
     #[arg(long, value_name = "URL", env = "FLOW_REMOTE")]
     pub remote: Option<String>,
+    /// The longest that one call to that store may take before it is made again.
+    #[arg(long, value_name = "TIME", default_value = "2m", value_parser = positive_time)]
+    pub remote_timeout: Duration,
+    /// How often a call to that store is made before the stage that needs it fails.
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..))]
+    pub remote_attempts: u32,
+}
+
+fn positive_time(text: &str) -> Result<Duration, String> {
+    match text.parse::<Duration>() {
+        Ok(Duration(0)) => Err("no call takes no time".to_owned()),
+        Ok(time) => Ok(time),
+        Err(error) => Err(error.to_string()),
+    }
 }
 
 /// What computes.

@@ -62,6 +62,7 @@ fn code(error: &Error) -> u8 {
         | Error::NoSuchRun(_)
         | Error::Cache(flow_cache::Error::Location { .. } | flow_cache::Error::NoCloud { .. }) => 2,
         Error::Cache(_)
+        | Error::InputLost { .. }
         | Error::Io { .. }
         | Error::Format { .. }
         | Error::Job { .. }
@@ -113,7 +114,7 @@ fn complaints(error: &Error) -> Vec<Complaint> {
             one(Some("`flow exec` reads job files that `flow run` of the same version wrote".to_owned()))
         }
         Error::Format { path, .. } => one(Some(format!("delete {} if another version wrote it", path.display()))),
-        Error::Cache(source) => one(cache_help(source)),
+        Error::Cache(source) | Error::InputLost { source, .. } => one(cache_help(source)),
         Error::Io { source, .. } => one(disk_help(source)),
         Error::Spawn { .. } => one(Some("the program must still be where it was started from".to_owned())),
     }

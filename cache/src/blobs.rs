@@ -16,7 +16,7 @@ use crate::{
     cache::{Cache, absent, blocking},
     digest::BlobDigest,
     error::{Error, Result, during},
-    layout,
+    failpoint, layout,
     link::{Linker, Share},
     staged::{Staged, sync_folder},
     store::Store,
@@ -96,8 +96,10 @@ impl Tiers {
             .map(|(digest, file)| {
                 let stage = || -> io::Result<Staged> {
                     self.local.step("stage a blob")?;
+                    failpoint::at("blobs.stage")?;
                     let staged = Staged::reserve(&self.tmp);
                     linker.place(&file.path, staged.path(), share)?;
+                    failpoint::at("blobs.sync")?;
                     if sync_each {
                         fs_err::File::open(staged.path())?.sync_all()?;
                     }
@@ -120,11 +122,18 @@ impl Tiers {
             let to = self.local.blob_file(digest)?;
             self.local
                 .step("publish a blob")
+                .and_then(|()| failpoint::at("blobs.rename"))
                 .and_then(|()| staged.publish(&to))
+                .and_then(|()| failpoint::at("blobs.renamed"))
                 .map_err(during(|| "publish a blob"))?;
             folders.extend(folders_of(&to).map(Path::to_owned));
         }
-        folders.par_iter().try_for_each(|folder| sync_folder(folder)).map_err(during(|| "make new blobs durable"))
+        let sync = || -> io::Result<()> {
+            failpoint::at("blobs.sync-folders")?;
+            folders.par_iter().try_for_each(|folder| sync_folder(folder))?;
+            failpoint::at("blobs.durable")
+        };
+        sync().map_err(during(|| "make new blobs durable"))
     }
 
     /// Publishes one blob of which the bytes come from `write`, which must write exactly `size` bytes of `digest`.
@@ -139,6 +148,7 @@ impl Tiers {
         }
         let run = || -> io::Result<Staged> {
             self.local.step("stage a blob")?;
+            failpoint::at("blob.write")?;
             let staged = Staged::reserve(&self.tmp);
             write(&mut fs_err::File::create_new(staged.path())?)?;
             Ok(staged)
@@ -153,9 +163,12 @@ impl Tiers {
         let run = || -> io::Result<()> {
             let file = fs_err::File::open(staged.path())?;
             fs_err::set_permissions(staged.path(), std::os::unix::fs::PermissionsExt::from_mode(0o444))?;
+            failpoint::at("blob.sync")?;
             file.sync_all()?;
             self.local.step("publish a blob")?;
+            failpoint::at("blob.rename")?;
             staged.publish(&to)?;
+            failpoint::at("blob.renamed")?;
             folders_of(&to).try_for_each(sync_folder)
         };
         run().map_err(during(|| format!("publish blob {}", digest.short())))

@@ -14,6 +14,7 @@
 //! or a torn write leaves behind is either invisible (a temporary file) or set aside when it is met; it is never used.
 
 mod error;
+pub mod failpoint;
 
 mod digest;
 mod location;
@@ -31,9 +32,11 @@ mod link;
 mod trees;
 
 mod holder;
+mod laid;
 mod latest;
 mod leases;
 mod memo;
+mod patient;
 mod records;
 mod workdir;
 
@@ -52,10 +55,12 @@ pub use digest::{ArtifactDigest, BlobDigest, StageKey};
 pub use error::{Error, Result};
 pub use gc::{GcDone, GcPlan, Keep, Usage};
 pub use holder::Holder;
+pub use laid::Laid;
 pub use leases::{Acquired, Lease};
 pub use location::Location;
 pub use manifest::{Entry, Manifest, RelPath};
 pub use memo::HashMemo;
+pub use patient::Patience;
 pub use records::{PutRecord, RECORD_FORMAT, Record};
 pub use tiered::FlushReport;
 pub use trees::{Published, hash_folder, hash_folder_with};

@@ -12,10 +12,10 @@ use rayon::prelude::*;
 
 use crate::{
     blobs::Candidate,
-    cache::{Cache, blocking},
+    cache::{Cache, absent, blocking},
     digest::{ArtifactDigest, BlobDigest},
     error::{Error, Result, during},
-    layout,
+    failpoint, layout,
     link::{Linker, Share},
     manifest::{Entry, Manifest, RelPath},
     memo::HashMemo,
@@ -72,7 +72,7 @@ fn hash_files(dir: &Path, memo: Option<&HashMemo>) -> Result<(Manifest, BTreeMap
     Ok((manifest, candidates))
 }
 
-fn walk(dir: &Path, prefix: &str, files: &mut Vec<(RelPath, PathBuf)>) -> Result<()> {
+pub(crate) fn walk(dir: &Path, prefix: &str, files: &mut Vec<(RelPath, PathBuf)>) -> Result<()> {
     let refuse = |path: &Path, reason| Err(Error::Unsupported { path: path.to_owned(), reason });
     for entry in fs_err::read_dir(dir).map_err(during(|| "list a folder"))? {
         let entry = entry.map_err(during(|| "list a folder"))?;
@@ -178,13 +178,42 @@ impl Cache {
         Ok(manifest)
     }
 
+    /// [`Cache::fetch`], and every blob is read: one whose bytes are not those of its name is set aside, and brought from
+    /// the remote store where there is one.
+    async fn fetch_sound(&self, digest: &ArtifactDigest) -> Result<Manifest> {
+        let manifest = self.fetch(digest).await?;
+        let (tiers, blobs) = (self.tiers().clone(), manifest.blobs());
+        let damaged: Vec<BlobDigest> = blocking(move || {
+            let blobs: Vec<(BlobDigest, u64)> = blobs.into_iter().collect();
+            let read = |(blob, size): &(BlobDigest, u64)| {
+                let Some(file) = tiers.local.blob(blob) else { return Ok(None) };
+                let found = absent(hash_file(&file, *size)).map_err(during(|| "read a blob"))?;
+                Ok((found != Some(*blob)).then_some(*blob))
+            };
+            let read: Vec<Option<BlobDigest>> = blobs.par_iter().map(read).collect::<Result<_>>()?;
+            Ok(read.into_iter().flatten().collect())
+        })
+        .await?;
+        if damaged.is_empty() {
+            return Ok(manifest);
+        }
+        for blob in &damaged {
+            self.store().set_aside(&layout::blob(blob), "its bytes are not those of its name").await?;
+        }
+        // What comes from afar is hashed as it comes.
+        match self.fetch(digest).await {
+            Err(Error::NoBlob { digest }) if damaged.contains(&digest) => Err(Error::Corrupt { digest }),
+            fetched => fetched,
+        }
+    }
+
     /// Makes `dest`, which must not exist, a folder with the files of the artifact: clones of or hard links to blobs
-    /// where the disk can, all read-only. It appears whole or not at all.
+    /// where the disk can, all read-only. It appears whole or not at all, and every byte of it was checked.
     pub async fn materialize(&self, digest: &ArtifactDigest, dest: &Path) -> Result<()> {
         if fs_err::symlink_metadata(dest).is_ok() {
             return Err(Error::Exists { path: dest.to_owned() });
         }
-        let manifest = self.fetch(digest).await?;
+        let manifest = self.fetch_sound(digest).await?;
         let (tiers, dest) = (self.tiers().clone(), dest.to_owned());
         blocking(move || {
             let what = || format!("materialize into {}", dest.display());
@@ -199,6 +228,7 @@ impl Cache {
                 let Some(from) = tiers.local.blob(&entry.digest) else { continue };
                 let place = || -> io::Result<()> {
                     tiers.local.step("materialize a file")?;
+                    failpoint::at("inputs.link")?;
                     if let Some(parent) = to.parent() {
                         fs_err::create_dir_all(parent)?;
                     }
@@ -206,7 +236,12 @@ impl Cache {
                 };
                 place().map_err(during(what))?;
             }
-            aside.publish(&dest).map_err(during(what))
+            let appear = || -> io::Result<()> {
+                failpoint::at("inputs.rename")?;
+                aside.publish(&dest)?;
+                failpoint::at("inputs.renamed")
+            };
+            appear().map_err(during(what))
         })
         .await
     }

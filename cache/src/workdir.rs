@@ -9,6 +9,7 @@ use crate::{
     cache::{Cache, absent},
     digest::StageKey,
     error::{Error, Result, during},
+    failpoint,
 };
 
 /// The folder of a stage key. It is on the disk of the store, so that publishing its output moves no bytes.
@@ -22,6 +23,7 @@ impl Cache {
     pub fn work_dir(&self, key: &StageKey) -> Result<WorkDir> {
         let work = WorkDir { path: self.local().work(key) };
         for folder in [work.output(), work.scratch()] {
+            failpoint::at("work.create").map_err(during(|| "create a work dir"))?;
             fs_err::create_dir_all(folder).map_err(during(|| "create a work dir"))?;
         }
         Ok(work)
@@ -84,8 +86,9 @@ impl WorkDir {
 
     /// Removes it with all that is in it.
     pub fn remove(&self) -> Result<()> {
+        failpoint::at("work.remove").map_err(during(|| "remove a work dir"))?;
         absent(fs_err::remove_dir_all(&self.path)).map_err(during(|| "remove a work dir"))?;
-        Ok(())
+        failpoint::at("work.removed").map_err(during(|| "remove a work dir"))
     }
 }
 

@@ -86,6 +86,15 @@ pub enum Error {
         /// What was made now.
         second: ArtifactDigest,
     },
+    /// An input's bytes are damaged or gone; what was damaged has been set aside.
+    #[error("read the input {artifact}")]
+    InputLost {
+        /// The artifact.
+        artifact: ArtifactDigest,
+        /// What the store says.
+        #[source]
+        source: flow_cache::Error,
+    },
     /// A child process could not be started.
     #[error("start the process of stage `{stage}`")]
     Spawn {

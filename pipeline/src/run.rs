@@ -5,6 +5,7 @@ pub mod capacity;
 pub mod drive;
 pub mod folder;
 pub mod schedule;
+mod work;
 
 pub use capacity::Shortfall;
 pub use drive::{RunOptions, run};

@@ -1,6 +1,6 @@
 //! What `run`, `plan`, `graph` and `report` have in common: recipe, store and plan.
 
-use flow_cache::{Cache, HashMemo, Location};
+use flow_cache::{Cache, HashMemo, Location, Patience};
 use flow_pipeline::{
     key::Numerics,
     names::StageId,
@@ -23,7 +23,9 @@ pub fn load(args: &RecipeArgs) -> Result<Recipe, Failure> {
 /// Opens the store and the one behind it.
 pub async fn open(args: &StoreArgs) -> Result<Cache, Failure> {
     let remote = args.remote.as_deref().map(str::parse::<Location>).transpose()?;
-    Ok(Cache::open(&args.store, remote.as_ref()).await?)
+    let patience =
+        Patience { timeout: args.remote_timeout.as_std(), attempts: args.remote_attempts, ..Patience::default() };
+    Ok(Cache::open_with(&args.store, remote.as_ref(), patience).await?)
 }
 
 /// Types the recipe's stages and looks at their sources.

@@ -6,7 +6,7 @@ use flow_cache::{Cache, FlushReport};
 use flow_pipeline::{
     Error,
     event::{Outcome, Stamped, state::RunState},
-    executor::local::Local,
+    executor::local::{GRACE, Local},
     plan::Plan,
     recipe::{self, Recipe},
     run::{self, RunFolder, RunOptions, capacity},
@@ -123,6 +123,6 @@ async fn watch(
             terminal.see(event, state);
         }
     };
-    let executor = Arc::new(Local { program });
+    let executor = Arc::new(Local { program, grace: GRACE });
     Ok(run::run(plan, cache, executor, options, folder, interrupts, &mut watcher).await?)
 }

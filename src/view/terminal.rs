@@ -65,6 +65,13 @@ impl Terminal {
                 self.line("Waiting", &yellow, &format!("{stage}: being done by {holder}"));
             }
             Event::StageStarted { stage, reason, .. } => self.start(stage, reason),
+            Event::StageRetrying { stage, attempt, of, wait, error } => {
+                self.line(
+                    "Retrying",
+                    &yellow,
+                    &format!("{stage}: {}; attempt {attempt} of {of} in {}", error.message, duration(*wait)),
+                );
+            }
             Event::StageProgress { stage, done, total, unit } => {
                 if let Some(bar) = self.running.get(stage) {
                     if let Some(total) = total {
@@ -105,6 +112,8 @@ impl Terminal {
         if !self.live {
             return;
         }
+        // One that began before, and had to wait for a lost input, begins anew.
+        self.clear(stage);
         let bar = self.bars.add(ProgressBar::new_spinner());
         if let Ok(style) = ProgressStyle::with_template("{prefix} {bar:24.cyan/blue} {pos}/{len} {msg} {eta}") {
             bar.set_style(style.progress_chars("━╸─"));

@@ -135,6 +135,11 @@ impl RunState {
                 stage.started = Some(event.time.clone());
                 stage.blocked_by = None;
             }
+            Event::StageRetrying { stage, attempt, of, wait: _, error } => {
+                let stage = self.stage(stage);
+                stage.progress = None;
+                stage.notes.push(format!("attempt {attempt} of {of}, since {error}"));
+            }
             Event::StageProgress { stage, done, total, unit } => {
                 self.stage(stage).progress = Some((*done, *total, unit.clone()));
             }

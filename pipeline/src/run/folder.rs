@@ -12,7 +12,7 @@
 
 use std::path::{Path, PathBuf};
 
-use flow_cache::Holder;
+use flow_cache::{Holder, failpoint};
 use fs_err as fs;
 use serde::Serialize;
 
@@ -37,6 +37,7 @@ impl RunFolder {
         for attempt in 0u32.. {
             let id = if attempt == 0 { stamp.clone() } else { format!("{stamp}-{attempt}") };
             let path = runs.join(&id);
+            failpoint::at("run.create").map_err(Error::io("create the folder of a run"))?;
             match fs::create_dir(&path) {
                 Ok(()) => {
                     fs::create_dir(path.join("logs")).map_err(Error::io("create the folder of a run's logs"))?;
