@@ -34,10 +34,13 @@ mod holder;
 mod latest;
 mod leases;
 mod memo;
+mod pins;
 mod records;
+mod transfer;
 mod workdir;
 
 mod gc;
+mod usage;
 mod verify;
 
 #[cfg(any(test, feature = "suite"))]
@@ -50,14 +53,17 @@ mod tests;
 pub use cache::Cache;
 pub use digest::{ArtifactDigest, BlobDigest, StageKey};
 pub use error::{Error, Result};
-pub use gc::{GcDone, GcPlan, Keep, Usage};
+pub use gc::{GcDone, GcPlan, Keep};
 pub use holder::Holder;
 pub use leases::{Acquired, Lease};
 pub use location::Location;
 pub use manifest::{Entry, Manifest, RelPath};
 pub use memo::HashMemo;
+pub use pins::Pin;
 pub use records::{PutRecord, RECORD_FORMAT, Record};
 pub use tiered::FlushReport;
+pub use transfer::Moved;
 pub use trees::{Published, hash_folder, hash_folder_with};
+pub use usage::{KindUsage, Usage};
 pub use verify::VerifyReport;
 pub use workdir::{WorkDir, WorkLock};
