@@ -47,10 +47,10 @@ async fn run_recipe(store: &Path, recipe: &str) -> Result<RunState, Error> {
     let recipe = recipe::parse_str("r.yaml", recipe, &LoadOptions::default()).unwrap_or_else(|e| panic!("{e}"));
     let hash = |path: &Path| cache.hash_memo().digest(path).map(|digest| digest.to_string());
     let prepared = plan::prepare(&recipe, &registry(), &Surroundings { memo: cache.root(), hash: &hash }, &[])?;
-    let probe = CacheProbe { cache: &cache, recipe: recipe.name.as_str() };
+    let probe = CacheProbe::new(&cache, recipe.name.as_str());
     let plan = plan::plan(prepared, Numerics { backend: "cpu".into(), dtype: "f32".into() }, &probe, &[]).await?;
     let folder = RunFolder::create(&cache.root().join("runs"))?;
-    folder.freeze(&recipe::resolved_json(&recipe), &plan.prepared.stages)?;
+    folder.freeze(&recipe::resolved_json(&recipe), &plan::WrittenPlan::of(&plan))?;
     let options = RunOptions {
         capacity: Capacity { cores: 2, memory: 1 << 30, gpus: 0 },
         device: "cpu".into(),
