@@ -59,7 +59,8 @@ fn code(error: &Error) -> u8 {
         | Error::Capacity { .. }
         | Error::Sources(_)
         | Error::NoSuchStage { .. }
-        | Error::NoSuchRun(_)
+        | Error::NoSuchRun { .. }
+        | Error::NoRuns { .. }
         | Error::Cache(flow_cache::Error::Location { .. } | flow_cache::Error::NoCloud { .. }) => 2,
         Error::Cache(_)
         | Error::InputLost { .. }
@@ -105,7 +106,11 @@ fn complaints(error: &Error) -> Vec<Complaint> {
             Some(nearest) => format!("did you mean `{nearest}`?"),
             None => "`flow plan RECIPE` lists the stages".to_owned(),
         })),
-        Error::NoSuchRun(_) => one(Some("`flow status` without a run shows the last one of this store".to_owned())),
+        Error::NoSuchRun { name: _, nearest } => one(Some(match nearest {
+            Some(nearest) => format!("did you mean `{nearest}`? `flow runs` lists them"),
+            None => "`flow runs` lists them".to_owned(),
+        })),
+        Error::NoRuns { .. } => one(Some("`flow run RECIPE` makes one; `--store` names another store".to_owned())),
         Error::NonDeterministic { stage, .. } => one(Some(format!(
             "the first result stays; something that the key does not name decides on the bytes of `{stage}`. If only the \
              machine differs, this is a defect of flow"

@@ -10,6 +10,7 @@ mod stories {
     mod corpus;
     mod cut_off;
     mod environment;
+    mod explain;
     mod first_run;
     mod full_disk;
     mod generate;
@@ -17,6 +18,7 @@ mod stories {
     mod interop;
     mod plan_and_graph;
     mod process;
+    mod store;
     mod training;
     mod what_runs_again;
     mod wrong_recipes;

@@ -200,16 +200,17 @@ impl Tiers {
         self.finish(digest, staged)
     }
 
-    /// Uploads a blob of the local store unless it is there.
-    pub(crate) async fn push(&self, remote: &Store, digest: &BlobDigest, size: u64) -> Result<()> {
+    /// Uploads a blob of the local store unless it is there; whether it was not.
+    pub(crate) async fn push(&self, remote: &Store, digest: &BlobDigest, size: u64) -> Result<bool> {
         let path: ObjectPath = layout::blob(digest);
         if remote.size(&path).await? == Some(size) {
-            return Ok(());
+            return Ok(false);
         }
         if !self.local.has_local(digest, size)? {
             return Err(Error::NoBlob { digest: *digest });
         }
-        remote.upload(&path, &self.local.blob_file(digest)?, digest, size).await
+        remote.upload(&path, &self.local.blob_file(digest)?, digest, size).await?;
+        Ok(true)
     }
 }
 

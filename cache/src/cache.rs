@@ -88,6 +88,11 @@ impl Cache {
         self.inner.local.root()
     }
 
+    /// Where damaged things are set aside, for a person to look at.
+    pub fn quarantine(&self) -> std::path::PathBuf {
+        self.inner.local.root().join(layout::quarantine_all().as_ref())
+    }
+
     /// The remote store, as a person would write it.
     pub fn remote_name(&self) -> Option<&str> {
         self.inner.tiers.remote.as_ref().map(Store::name)

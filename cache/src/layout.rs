@@ -12,6 +12,7 @@
 //!    ├─ pending/ef56…                     records not yet uploaded to the remote store
 //!    ├─ remotes/0a9b…                     what the probe found out about a remote store
 //!    ├─ latest/<recipe>/<stage>           the last key of a stage, for the reasons of `flow plan`; advisory
+//!    ├─ pins/<name>                       an artifact that collections leave, by the name that a person gave it
 //!    ├─ work/ef56…/{output,scratch,lock}   work dir of a stage key, until its record is written
 //!    ├─ tmp/                              staged files: whatever is here was not published
 //!    └─ memo                              (device, inode, size, times) → digest, so that inputs are not hashed again
@@ -149,6 +150,14 @@ impl Local {
 
     pub(crate) fn latest(&self, recipe: &str, stage: &str) -> PathBuf {
         self.versioned("latest").join(file_name(recipe)).join(file_name(stage))
+    }
+
+    pub(crate) fn pins(&self) -> PathBuf {
+        self.versioned("pins")
+    }
+
+    pub(crate) fn pin(&self, name: &str) -> PathBuf {
+        self.pins().join(file_name(name))
     }
 
     /// All of the store.

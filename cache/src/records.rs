@@ -201,6 +201,21 @@ impl Cache {
         self.put_record(record).await
     }
 
+    /// All records of the local store, sorted by key. A damaged one is set aside, one of a newer flow passed over.
+    pub async fn local_records(&self) -> Result<Vec<Record>> {
+        let listed = self.store().list(&layout::records()).await?;
+        let mut keys: Vec<StageKey> = listed.iter().filter_map(|meta| layout::id(&meta.location)).collect();
+        keys.sort();
+        let read = |key: StageKey| async move {
+            match self.store().record(&key).await {
+                Err(Error::NewerRecord { .. }) => Ok(None),
+                read => read,
+            }
+        };
+        let found: Vec<Option<Record>> = stream::iter(keys).map(read).buffered(16).try_collect().await?;
+        Ok(found.into_iter().flatten().collect())
+    }
+
     /// All records, sorted by key, of the local and the remote store.
     pub async fn records(&self) -> Result<Vec<Record>> {
         let mut keys: BTreeSet<StageKey> = BTreeSet::new();

@@ -124,6 +124,27 @@ impl Cache {
         Ok(Published { digest, manifest })
     }
 
+    /// The manifest of an artifact, if it is in the local store and whole.
+    pub(crate) async fn local_manifest(&self, digest: &ArtifactDigest) -> Result<Option<Manifest>> {
+        let Some(bytes) = self.store().read(&layout::tree(digest)).await? else { return Ok(None) };
+        Ok(if ArtifactDigest::of(&bytes) == *digest { Manifest::from_bytes(&bytes).ok() } else { None })
+    }
+
+    /// Are the manifest and every blob in the local store, each blob with its size?
+    pub async fn is_local(&self, digest: &ArtifactDigest) -> Result<bool> {
+        let Some(manifest) = self.local_manifest(digest).await? else { return Ok(false) };
+        let store = self.store().clone();
+        blocking(move || {
+            for (blob, size) in manifest.blobs() {
+                if !store.has_local(&blob, size)? {
+                    return Ok(false);
+                }
+            }
+            Ok(true)
+        })
+        .await
+    }
+
     /// The manifest of an artifact, from the local store or else the remote one. A damaged one is set aside.
     pub async fn manifest(&self, digest: &ArtifactDigest) -> Result<Option<Manifest>> {
         let path = layout::tree(digest);

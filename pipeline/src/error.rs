@@ -64,8 +64,19 @@ pub enum Error {
         nearest: Option<String>,
     },
     /// A run id that is not in the store.
-    #[error("no run is named `{0}`")]
-    NoSuchRun(String),
+    #[error("no run is named `{name}`")]
+    NoSuchRun {
+        /// What was asked for.
+        name: String,
+        /// The most similar run.
+        nearest: Option<String>,
+    },
+    /// A store in which nothing has run.
+    #[error("there is no run in {}", runs.display())]
+    NoRuns {
+        /// The folder of its runs.
+        runs: PathBuf,
+    },
     /// A job file of another version, or for a kind that this binary does not have.
     #[error("run the job {}: {why}", path.display())]
     Job {

@@ -2,6 +2,7 @@
 #![expect(clippy::format_push_string, clippy::format_collect, reason = "short texts, made once")]
 
 mod damage;
+mod causes;
 mod formats;
 mod keys;
 mod language;

@@ -141,7 +141,7 @@ async fn run(store: &Path, recipe: &str) -> RunState {
     let recipe = recipe::parse_str("r.yaml", recipe, &LoadOptions::default()).unwrap();
     let hash = |path: &Path| cache.hash_memo().digest(path).map(|digest| digest.to_string());
     let prepared = plan::prepare(&recipe, &registry(), &Surroundings { memo: cache.root(), hash: &hash }, &[]).unwrap();
-    let probe = CacheProbe { cache: &cache, recipe: recipe.name.as_str() };
+    let probe = CacheProbe::new(&cache, recipe.name.as_str());
     let numerics = Numerics { backend: "cpu".into(), dtype: "f32".into() };
     let plan = plan::plan(prepared, numerics, &probe, &[]).await.unwrap();
     let folder = RunFolder::create(&cache.root().join("runs")).unwrap();

@@ -44,7 +44,8 @@ async fn run_recipe(recipe: &Recipe, args: &RunArgs, json: bool) -> Ended {
         return Err(Error::Sources(blocked).into());
     }
     let folder = RunFolder::create(&cache.root().join("runs"))?;
-    folder.freeze(&recipe::resolved_json(recipe), &view::plan::value(&plan))?;
+    let written = planning::explained(&plan, &cache).await?;
+    folder.freeze(&recipe::resolved_json(recipe), &written)?;
     let options = RunOptions {
         capacity,
         device: device.to_owned(),

@@ -19,6 +19,18 @@ pub fn duration(seconds: f64) -> String {
     format!("{:.1} days", seconds / 86_400.0)
 }
 
+/// How long ago a time (RFC 3339) was, roughly.
+pub fn age(time: &str) -> String {
+    let Ok(then) = time.parse::<jiff::Timestamp>() else { return "–".into() };
+    let seconds = jiff::Timestamp::now().duration_since(then).as_secs().max(0);
+    match seconds {
+        ..60 => format!("{seconds} s"),
+        60..3600 => format!("{} min", seconds / 60),
+        3600..172_800 => format!("{} h", seconds / 3600),
+        _ => format!("{} days", seconds / 86_400),
+    }
+}
+
 /// `950`, `1.2K`, `33.3B`, `1.00e22` beyond what has a letter.
 pub fn count(value: f64) -> String {
     for (scale, letter) in [(1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "K")] {

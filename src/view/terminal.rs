@@ -184,6 +184,17 @@ pub fn warning(text: &str) {
     print_line(&format!("{} {text}", yellow.apply_to(format!("{:>VERB$}", "Warning"))));
 }
 
+/// A word to the person that is no result: nothing is there, or where something came from.
+pub fn remark(text: &str) {
+    print_line(text);
+}
+
+/// A line about something that is done.
+pub fn done(verb: &str, rest: &str) {
+    let green = Style::new().for_stderr().green().bold();
+    print_line(&format!("{} {rest}", green.apply_to(format!("{verb:>VERB$}"))));
+}
+
 /// Says where the report is.
 pub fn report(folder: &std::path::Path) {
     let green = Style::new().for_stderr().green().bold();

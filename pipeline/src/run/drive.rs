@@ -374,7 +374,7 @@ async fn probe(
     recheck: bool,
 ) -> Result<Probed> {
     let key = parts.key();
-    let answers = CacheProbe { cache: &cache, recipe: &recipe };
+    let answers = CacheProbe::new(&cache, &recipe);
     if !recheck && let Some(artifact) = answers.hit(&key).await? {
         return Ok(Probed::Hit(key, artifact));
     }
