@@ -104,7 +104,7 @@ fn complaints(error: &Error) -> Vec<Complaint> {
         }
         Error::NoSuchStage { name: _, nearest } => one(Some(match nearest {
             Some(nearest) => format!("did you mean `{nearest}`?"),
-            None => "`flow plan RECIPE` lists the stages".to_owned(),
+            None => "`flow plan RECIPE` lists a recipe's stages, `flow status` those of the last run".to_owned(),
         })),
         Error::NoSuchRun { name: _, nearest } => one(Some(match nearest {
             Some(nearest) => format!("did you mean `{nearest}`? `flow runs` lists them"),

@@ -161,7 +161,7 @@ pub struct GcArgs {
     #[arg(long)]
     pub yes: bool,
     #[command(flatten)]
-    pub store: StoreArgs,
+    pub folder: FolderArgs,
     #[command(flatten)]
     pub device: DeviceArgs,
 }

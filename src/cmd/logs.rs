@@ -8,7 +8,7 @@ use std::{
 
 use flow_pipeline::{
     Error,
-    event::state::{Phase, StageState},
+    event::state::{Phase, RunState, StageState},
     names::StageId,
     run::{RunFolder, Standing, history},
 };
@@ -29,10 +29,15 @@ pub fn logs(args: &LogsArgs, json: bool) -> Ended {
     let folder = RunFolder::open(&args.folder.store.join("runs"), args.run.as_deref())?;
     let state = folder.state()?;
     let id = planning::choose(state.order.iter(), &args.stage)?;
-    if args.follow && !json {
-        return follow(&folder, &id);
+    let mut stage = state.stages.get(&id).cloned().unwrap_or_default();
+    if args.follow && !json && is_open(&folder, &state, &stage) {
+        stage = follow(&folder, &id)?;
+        // What was found in the cache printed nothing here, but did when it was made.
+        if stage.phase != Phase::Cached {
+            view::terminal::remark(&format!("{id}: {}", phase(&stage)));
+            return Ok(if stage.phase == Phase::Failed { ExitCode::FAILURE } else { ExitCode::SUCCESS });
+        }
     }
-    let stage = state.stages.get(&id).cloned().unwrap_or_default();
     let (text, run) = match history::read_log(&folder.log(&id))? {
         Some(text) => (Some(text), folder.id().to_owned()),
         None => kept(args, &stage)?,
@@ -74,15 +79,19 @@ fn phase(stage: &StageState) -> String {
     word.as_str().unwrap_or_default().to_owned()
 }
 
+fn is_open(folder: &RunFolder, state: &RunState, stage: &StageState) -> bool {
+    let open = matches!(stage.phase, Phase::Pending | Phase::Waiting | Phase::Running);
+    open && folder.standing(state) == Standing::Running
+}
+
 /// Prints what is there and what comes, until the stage or its run has ended.
-fn follow(folder: &RunFolder, id: &StageId) -> Ended {
+fn follow(folder: &RunFolder, id: &StageId) -> Result<StageState, Failure> {
     let (path, mut at) = (folder.log(id), 0);
     loop {
         // Asked before the log is read: what was printed before an end is printed here before the end.
         let state = folder.state()?;
         let stage = state.stages.get(id).cloned().unwrap_or_default();
-        let open = matches!(stage.phase, Phase::Pending | Phase::Waiting | Phase::Running);
-        let ended = !open || folder.standing(&state) != Standing::Running;
+        let ended = !is_open(folder, &state, &stage);
         if let Ok(mut file) = fs::File::open(&path) {
             let read = Error::io("read a stage's log");
             let mut more = Vec::new();
@@ -90,12 +99,11 @@ fn follow(folder: &RunFolder, id: &StageId) -> Ended {
             at += grown.map_err(read)? as u64;
             let mut out = std::io::stdout().lock();
             if out.write_all(&more).and_then(|()| out.flush()).is_err() {
-                return Ok(ExitCode::SUCCESS);
+                return Ok(stage);
             }
         }
         if ended {
-            view::terminal::remark(&format!("{id}: {}", phase(&stage)));
-            return Ok(if stage.phase == Phase::Failed { ExitCode::FAILURE } else { ExitCode::SUCCESS });
+            return Ok(stage);
         }
         std::thread::sleep(LOOK_AGAIN);
     }

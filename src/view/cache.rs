@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt::Write, path::Path};
 use flow_cache::{GcDone, GcPlan, KindUsage, Record, StageKey, Usage, VerifyReport};
 
 use super::{
-    numbers::{age, bytes},
+    numbers::{age, bytes, counted},
     table::{self, row},
 };
 use crate::cmd::cache::Kept;
@@ -56,12 +56,12 @@ pub fn usage(usage: &Usage, kinds: &BTreeMap<String, KindUsage>) -> String {
 pub fn verified(report: &VerifyReport, damaged: &BTreeMap<StageKey, String>, quarantine: &Path) -> String {
     let mut out = format!("read {} in {} blobs\n", bytes(report.bytes), report.blobs);
     let damages = [
-        (report.corrupt.len(), "blobs"),
-        (report.corrupt_artifacts.len(), "manifests"),
-        (report.corrupt_records.len(), "records"),
+        (report.corrupt.len(), "blob"),
+        (report.corrupt_artifacts.len(), "manifest"),
+        (report.corrupt_records.len(), "record"),
     ];
     let parts: Vec<String> =
-        damages.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}")).collect();
+        damages.iter().filter(|(count, _)| *count > 0).map(|(count, what)| counted(*count, what)).collect();
     // Writing to a String cannot fail.
     let _ = if parts.is_empty() {
         writeln!(out, "sound: nothing is damaged")
@@ -76,13 +76,17 @@ pub fn verified(report: &VerifyReport, damaged: &BTreeMap<StageKey, String>, qua
     }
     let gone = report.incomplete.len() - report.damaged.len();
     if gone > 0 {
-        let _ = writeln!(out, "{gone} records have no bytes here, as after a collection: no damage");
+        let _ = writeln!(out, "{}: no bytes here, as after a collection; no damage", counted(gone, "record"));
     }
     if !report.newer_records.is_empty() {
-        let _ = writeln!(out, "{} records are of a newer flow, and left alone", report.newer_records.len());
+        let _ = writeln!(out, "{} of a newer flow: left alone", counted(report.newer_records.len(), "record"));
     }
     if !report.stray.is_empty() {
-        let _ = writeln!(out, "{} temporaries: `flow cache gc` removes those that are old", report.stray.len());
+        let _ = writeln!(
+            out,
+            "{}: `flow cache gc` removes those that are old",
+            counted(report.stray.len(), "temporary file")
+        );
     }
     out
 }
@@ -109,8 +113,13 @@ pub fn collection(plan: &GcPlan, stages: &[Record], kept: &Kept, done: Option<&G
             let _ = writeln!(out, "  and {} more; --json has all", stages.len() - SHOWN);
         }
     }
-    let recipe = kept.recipe.as_ref().map(|recipe| format!(", what {recipe} reaches")).unwrap_or_default();
-    let _ = writeln!(out, "\nkept: what {} runs reach{recipe}, {} pins, what was just touched", kept.runs, kept.pins);
+    let recipe = kept.recipe.as_ref().map(|recipe| format!(", all of recipe {recipe}")).unwrap_or_default();
+    let _ = writeln!(
+        out,
+        "\nkept: all of {}{recipe}, {}, what was just touched",
+        counted(kept.runs, "run"),
+        counted(kept.pins, "pin")
+    );
     let _ = match done {
         Some(done) => writeln!(out, "freed {}", bytes(done.bytes)),
         None if plan.bytes == 0 => writeln!(out, "there is nothing to free"),

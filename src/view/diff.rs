@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use super::{
+    numbers::counted,
     plan,
     table::{self, row},
 };
@@ -18,7 +19,11 @@ pub fn text(differences: &Differences) -> String {
     // Writing to a String cannot fail.
     let _ = writeln!(out, "run {first} → run {second}\n");
     let count = differences.recipe.len();
-    let _ = writeln!(out, "recipe: {}", if count == 0 { "the same".into() } else { format!("{count} values differ") });
+    let _ = writeln!(
+        out,
+        "recipe: {}",
+        if count == 0 { "the same".into() } else { format!("{} not the same", counted(count, "value")) }
+    );
     for change in differences.recipe.iter().take(SHOWN) {
         let _ = writeln!(out, "  {change}");
     }
@@ -28,31 +33,30 @@ pub fn text(differences: &Differences) -> String {
         .stages
         .stages
         .iter()
-        .filter(|stage| stage.artifacts.0 != stage.artifacts.1)
-        .map(|stage| {
-            let short =
-                |digest: Option<flow_cache::ArtifactDigest>| digest.map_or("–".into(), |digest| digest.short());
-            vec![format!("  {}", stage.stage), short(stage.artifacts.0), "→".into(), short(stage.artifacts.1)]
-        })
+        .filter_map(|stage| stage.artifacts.0.zip(stage.artifacts.1).map(|pair| (&stage.stage, pair)))
+        .filter(|(_, (first, second))| first != second)
+        .map(|(stage, (first, second))| row([&format!("  {stage}"), &first.short(), "→", &second.short()]))
         .collect();
     let _ = writeln!(out, "\nartifacts: {} differ", artifacts.len());
     out += &table::text(artifacts.get(..SHOWN).unwrap_or(&artifacts), &[]);
     more(&mut out, artifacts.len());
 
-    let _ = writeln!(out, "\nfigures: {} differ, {} are the same", differences.figures.len(), differences.same_figures);
-    let figures: Vec<Vec<String>> = differences
-        .figures
+    let both: Vec<(&String, f64, f64)> =
+        differences.figures.iter().filter_map(|figure| Some((&figure.name, figure.first?, figure.second?))).collect();
+    let one = differences.figures.len() - both.len();
+    let one = if one > 0 { format!(", {one} are of one run only") } else { String::new() };
+    let _ = writeln!(out, "\nfigures: {} differ, {} are the same{one}", both.len(), differences.same_figures);
+    let figures: Vec<Vec<String>> = both
         .iter()
         .take(SHOWN)
-        .map(|figure| {
-            let shown = |value: Option<f64>| value.map_or("–".into(), |value| format!("{value:.4}"));
-            let by = figure.first.zip(figure.second).map(|(first, second)| format!("{:+.4}", second - first));
-            let [name, first, second] = [format!("  {}", figure.name), shown(figure.first), shown(figure.second)];
-            row([&name, &first, "→", &second, &by.unwrap_or_default()])
+        .map(|(name, first, second)| {
+            let [by, first, second] =
+                [format!("{:+.4}", second - first), format!("{first:.4}"), format!("{second:.4}")];
+            row([&format!("  {name}"), &first, "→", &second, &by])
         })
         .collect();
     out += &table::text(&figures, &[1, 3, 4]);
-    more(&mut out, differences.figures.len());
+    more(&mut out, both.len());
     out
 }
 

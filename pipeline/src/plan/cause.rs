@@ -160,11 +160,13 @@ impl Explainer<'_> {
     }
 }
 
-/// Each cause once, by the first way to it.
+/// Each cause once, by the shortest way to it.
 fn add(causes: &mut Vec<Cause>, cause: Cause) {
-    let known = causes.iter().any(|known| known.stage == cause.stage && known.why == cause.why);
-    if !known && causes.len() < MANY {
-        causes.push(cause);
+    let room = causes.len() < MANY;
+    match causes.iter_mut().find(|known| known.stage == cause.stage && known.why == cause.why) {
+        Some(known) if known.through.len() > cause.through.len() => *known = cause,
+        None if room => causes.push(cause),
+        _ => {}
     }
 }
 

@@ -3,7 +3,10 @@
 use std::{collections::BTreeSet, io::Write, process::ExitCode, time::SystemTime};
 
 use flow_cache::{Cache, Keep, Record, StageKey};
-use flow_pipeline::run::{RunFolder, Standing, folder};
+use flow_pipeline::{
+    plan::{Artifacts, WrittenPlan, WrittenStage},
+    run::{RunFolder, Standing, folder},
+};
 use serde_json::json;
 
 use super::super::planning;
@@ -25,12 +28,12 @@ pub struct Kept {
 
 /// Says what would be freed, and with `--yes` frees it.
 pub async fn gc(args: &GcArgs, json: bool) -> Ended {
-    let cache = planning::open_existing(&args.store.store)?;
+    let cache = planning::open_existing(&args.folder.store)?;
     let (mut keys, runs) = of_runs(args)?;
     let recipe = match args.recipe.given() {
         Some(recipe) => {
             let plan = planning::planned(&recipe, &[], &cache, &args.device).await?;
-            keys.extend(plan.stages.iter().filter_map(flow_pipeline::plan::WrittenStage::key));
+            keys.extend(reached(&plan, &cache).await?);
             Some(plan.recipe)
         }
         None => None,
@@ -62,9 +65,24 @@ pub async fn gc(args: &GcArgs, json: bool) -> Ended {
     Ok(ExitCode::SUCCESS)
 }
 
+/// The keys of a plan's stages. Bytes of a middle artifact may have gone before: its record still has the digest, and what was
+/// made of it is found by that.
+async fn reached(plan: &WrittenPlan, cache: &Cache) -> Result<BTreeSet<StageKey>, Failure> {
+    let (mut keys, mut artifacts) = (BTreeSet::new(), Artifacts::new());
+    for stage in &plan.stages {
+        let (parts, unknown) = stage.known_parts(&plan.numerics, &artifacts);
+        if unknown.is_empty() {
+            let key = parts.key();
+            keys.insert(key);
+            artifacts.extend(cache.record(&key).await?.map(|record| (stage.stage.clone(), record.artifact)));
+        }
+    }
+    Ok(keys)
+}
+
 /// The keys that the last runs reach, and all runs that go on, and how many runs these are.
 fn of_runs(args: &GcArgs) -> Result<(BTreeSet<StageKey>, usize), Failure> {
-    let runs = args.store.store.join("runs");
+    let runs = args.folder.store.join("runs");
     let (mut keys, mut count) = (BTreeSet::new(), 0);
     for (nth, id) in folder::list(&runs)?.iter().rev().enumerate() {
         let folder = RunFolder::open(&runs, Some(id))?;
@@ -79,7 +97,7 @@ fn of_runs(args: &GcArgs) -> Result<(BTreeSet<StageKey>, usize), Failure> {
         keys.extend(state.stages.values().filter_map(|stage| stage.key));
         // What it will find in the cache, but has not come to yet. A run of an older flow has no such plan.
         if let Ok(plan) = folder.plan() {
-            keys.extend(plan.stages.iter().filter_map(flow_pipeline::plan::WrittenStage::key));
+            keys.extend(plan.stages.iter().filter_map(WrittenStage::key));
         }
     }
     Ok((keys, count))

@@ -3,7 +3,10 @@
 use std::process::ExitCode;
 
 use flow_cache::{Cache, Moved, Record, StageKey};
-use flow_pipeline::{chain, plan::Verdict};
+use flow_pipeline::{
+    chain,
+    plan::{Verdict, WrittenStage},
+};
 use serde_json::json;
 
 use super::super::planning;
@@ -59,7 +62,7 @@ async fn of_recipe(args: &TransferArgs, cache: &Cache) -> Result<Option<Vec<Stag
     let Some(recipe) = args.recipe.given() else { return Ok(None) };
     let plan = planning::planned(&recipe, &args.stages, cache, &args.device).await?;
     let cached = plan.stages.iter().filter(|stage| matches!(stage.verdict, Verdict::Cached { .. }));
-    let keys: Vec<StageKey> = cached.filter_map(flow_pipeline::plan::WrittenStage::key).collect();
+    let keys: Vec<StageKey> = cached.filter_map(WrittenStage::key).collect();
     let left = plan.stages.len() - keys.len();
     if left > 0 {
         view::terminal::remark(&format!("{left} of the {} stages are in neither store", plan.stages.len()));
