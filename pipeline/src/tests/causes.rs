@@ -54,14 +54,14 @@ async fn a_wait_goes_back_to_what_a_person_changed() {
     assert_eq!(told(&world, &plan, &plan.artifacts()).await.join(", "), first);
     world.run(RECIPE).await;
 
-    let edited = RECIPE.replace("text: one", "text: 1").replace("kind: join,", "kind: join, with: { tidy: true },");
+    let edited = RECIPE.replace("text: one", "text: uno").replace("kind: join,", "kind: join, with: { tidy: true },");
     let plan = written(&world, &edited).await;
     assert_eq!(
         told(&world, &plan, &plan.artifacts()).await,
         [
-            "a: a (text: one → 1) []",
-            "ab: ab (tidy: false → true) [], a (text: one → 1) []",
-            "end: ab (tidy: false → true) [], a (text: one → 1) [ab]",
+            "a: a (text: one → uno) []",
+            "ab: ab (tidy: false → true) [], a (text: one → uno) []",
+            "end: ab (tidy: false → true) [], a (text: one → uno) [ab]",
         ]
     );
 
@@ -69,20 +69,20 @@ async fn a_wait_goes_back_to_what_a_person_changed() {
     let ran = world.run(&edited).await;
     let plan = settled(plan, &ran.state);
     let after = told(&world, &plan, &artifacts(&ran.state)).await;
-    assert_eq!(after.last().unwrap(), "end: ab (tidy: false → true) [], a (text: one → 1) [ab]");
+    assert_eq!(after.last().unwrap(), "end: ab (tidy: false → true) [], a (text: one → uno) [ab]");
 }
 
 #[tokio::test]
 async fn a_changed_input_goes_back_through_stages_that_are_cached() {
     let world = World::new();
     world.run(RECIPE).await;
-    let edited = RECIPE.replace("text: one", "text: 1");
+    let edited = RECIPE.replace("text: one", "text: uno");
     let (without_end, _) = edited.split_once("  end:").unwrap();
     world.run(without_end).await;
 
     let plan = written(&world, &edited).await;
     let end = told(&world, &plan, &plan.artifacts()).await;
-    assert_eq!(end, ["end: a (text: one → 1) [ab]"], "only the end would run");
+    assert_eq!(end, ["end: a (text: one → uno) [ab]"], "only the end would run");
 
     // A new input is a change of the stage that takes it.
     let wider = edited.replace("[a, b]", "[a, b, c]") + "  c: { kind: write, with: { text: three } }\n";
@@ -100,7 +100,7 @@ async fn plans_are_compared_stage_by_stage() {
     let same = compare((&before.0, &before.1), (&before.0, &before.0.artifacts()));
     assert_eq!((same.unchanged, same.stages), (4, Vec::new()));
 
-    let edited = RECIPE.replace("text: one", "text: 1").replace("  b:", "  c:").replace("[a, b]", "[a, c]");
+    let edited = RECIPE.replace("text: one", "text: uno").replace("  b:", "  c:").replace("[a, b]", "[a, c]");
     let now = written(&world, &edited).await;
     let found = compare((&before.0, &before.1), (&now, &now.artifacts()));
     let how: Vec<String> = found
@@ -125,7 +125,7 @@ async fn plans_are_compared_stage_by_stage() {
     assert_eq!(
         how,
         [
-            "a text: one → 1",
+            "a text: one → uno",
             "c added",
             "ab input parts[b]: gone, was 9c43e13e8ab6, input parts[c]: new, 9c43e13e8ab6",
             "end waits ab",
