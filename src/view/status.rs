@@ -113,8 +113,11 @@ fn facts(stage: &StageState, now: &str) -> Vec<String> {
     }
     let metrics = stage.metrics.as_ref().filter(|_| matches!(stage.phase, Phase::Running | Phase::Finished));
     let figures = metrics.and_then(Value::as_object).into_iter().flatten();
-    let figures = figures.filter_map(|(name, value)| Some(format!("{name} {}", figure(value.as_f64()?))));
-    facts.extend(figures.take(FIGURES));
+    // What a person looks for first comes first; the step is in the progress.
+    let mut figures: Vec<(&String, f64)> = figures.filter_map(|(name, value)| Some((name, value.as_f64()?))).collect();
+    figures.retain(|(name, _)| *name != "step");
+    figures.sort_by_key(|(name, _)| *name != "loss");
+    facts.extend(figures.iter().take(FIGURES).map(|(name, value)| format!("{name} {}", figure(*value))));
     facts.extend(stage.seconds.map(duration));
     facts.extend(stage.bytes.map(bytes));
     if let Some(error) = &stage.error {
