@@ -116,7 +116,7 @@ fn facts(stage: &StageState, now: &str) -> Vec<String> {
     // What a person looks for first comes first; the step is in the progress.
     let mut figures: Vec<(&String, f64)> = figures.filter_map(|(name, value)| Some((name, value.as_f64()?))).collect();
     figures.retain(|(name, _)| *name != "step");
-    figures.sort_by_key(|(name, _)| *name != "loss");
+    figures.sort_by_key(|(name, _)| !name.ends_with("loss"));
     facts.extend(figures.iter().take(FIGURES).map(|(name, value)| format!("{name} {}", figure(*value))));
     facts.extend(stage.seconds.map(duration));
     facts.extend(stage.bytes.map(bytes));
