@@ -6,8 +6,6 @@ mod list;
 mod pins;
 mod transfer;
 
-pub use collect::Kept;
-
 use crate::{cli::CacheCommand, failure::Ended};
 
 /// Runs the command.

@@ -6,47 +6,20 @@ use flow_cache::Cache;
 use flow_pipeline::{
     event::state::RunState,
     key,
-    plan::{
-        Change,
-        compare::{Comparison, compare},
-    },
+    plan::compare::compare,
     run::{RunFolder, history},
 };
-use serde::Serialize;
 use serde_json::Value;
 
 use super::planning;
 use crate::{
     cli::DiffArgs,
     failure::{Ended, Failure},
-    view,
+    view::{
+        self,
+        diff::{Differences, Figure},
+    },
 };
-
-/// A figure that two runs have, or one of them.
-#[derive(Debug, Serialize)]
-pub struct Figure {
-    /// The stage and the metric, such as `eval-soup.cloze.mean`.
-    pub name: String,
-    /// In the first run.
-    pub first: Option<f64>,
-    /// In the second run.
-    pub second: Option<f64>,
-}
-
-/// Two runs side by side.
-#[derive(Debug, Serialize)]
-pub struct Differences {
-    /// The ids of both.
-    pub runs: [String; 2],
-    /// Values of the resolved recipe, by path.
-    pub recipe: Vec<Change>,
-    /// Stages: keys and artifacts.
-    pub stages: Comparison,
-    /// Metrics of stages that are not the same.
-    pub figures: Vec<Figure>,
-    /// Metrics that are.
-    pub same_figures: usize,
-}
 
 /// Runs the command.
 pub fn diff(args: &DiffArgs, json: bool) -> Ended {

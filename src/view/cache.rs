@@ -8,7 +8,16 @@ use super::{
     numbers::{age, bytes, counted},
     table::{self, row},
 };
-use crate::cmd::cache::Kept;
+
+/// What is kept, in numbers.
+pub struct Kept {
+    /// Runs whose stages stay.
+    pub runs: usize,
+    /// The recipe whose stages stay.
+    pub recipe: Option<String>,
+    /// Pins.
+    pub pins: usize,
+}
 
 /// Lines of one list that are shown.
 const SHOWN: usize = 40;

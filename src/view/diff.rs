@@ -2,12 +2,40 @@
 
 use std::fmt::Write;
 
+use flow_pipeline::plan::{Change, compare::Comparison};
+use serde::Serialize;
+
 use super::{
     numbers::counted,
     plan,
     table::{self, row},
 };
-use crate::cmd::diff::Differences;
+
+/// A figure that two runs have, or one of them.
+#[derive(Debug, Serialize)]
+pub struct Figure {
+    /// The stage and the metric, such as `eval-soup.cloze.mean`.
+    pub name: String,
+    /// In the first run.
+    pub first: Option<f64>,
+    /// In the second run.
+    pub second: Option<f64>,
+}
+
+/// Two runs side by side.
+#[derive(Debug, Serialize)]
+pub struct Differences {
+    /// The ids of both.
+    pub runs: [String; 2],
+    /// Values of the resolved recipe, by path.
+    pub recipe: Vec<Change>,
+    /// Stages: keys and artifacts.
+    pub stages: Comparison,
+    /// Metrics of stages that are not the same.
+    pub figures: Vec<Figure>,
+    /// Metrics that are.
+    pub same_figures: usize,
+}
 
 /// Lines of one part that are shown.
 const SHOWN: usize = 40;

@@ -3,17 +3,65 @@
 use std::fmt::Write;
 
 use console::Style;
+use flow_cache::{ArtifactDigest, Record, StageKey};
 use flow_pipeline::{
-    key,
-    plan::{Reason, Verdict},
+    key::{self, KeyParts},
+    names::StageId,
+    plan::{Reason, Verdict, WrittenStage},
 };
+use serde::Serialize;
 
 use super::{
     numbers::{bytes, duration},
     plan,
     table::{self, row},
 };
-use crate::cmd::why::{Kept, Known};
+
+/// Where the result of a key is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kept {
+    /// On record, with all its bytes.
+    Cached,
+    /// On record, but bytes are gone.
+    Evicted,
+    /// Not on record.
+    NotMade,
+    /// Inputs are not made yet, so that there is no key.
+    NoKey,
+}
+
+/// An input of a stage.
+#[derive(Debug, Serialize)]
+pub struct Input {
+    /// The role, with its label.
+    pub role: String,
+    /// The stage that makes it.
+    pub stage: StageId,
+    /// Its artifact, where it is known.
+    pub artifact: Option<ArtifactDigest>,
+}
+
+/// All that is known of a stage.
+#[derive(Debug, Serialize)]
+pub struct Known {
+    /// The recipe's name.
+    pub recipe: String,
+    /// The run that was asked about, if it was one.
+    pub run: Option<String>,
+    /// The stage as planned, or as the run had it.
+    pub planned: WrittenStage,
+    /// The parts of its key, as far as its inputs are known.
+    pub parts: KeyParts,
+    /// The key, if they are.
+    pub key: Option<StageKey>,
+    /// Its inputs.
+    pub inputs: Vec<Input>,
+    /// Where its result is.
+    pub state: Kept,
+    /// How it was made.
+    pub record: Option<Record>,
+}
 
 /// Sources outside of flow that are listed; a corpus may have thousands of files.
 const SOURCES: usize = 12;

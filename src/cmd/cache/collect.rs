@@ -13,18 +13,8 @@ use super::super::planning;
 use crate::{
     cli::GcArgs,
     failure::{Ended, Failure},
-    view,
+    view::{self, cache::Kept},
 };
-
-/// What is kept, in numbers.
-pub struct Kept {
-    /// Runs whose stages stay.
-    pub runs: usize,
-    /// The recipe whose stages stay.
-    pub recipe: Option<String>,
-    /// Pins.
-    pub pins: usize,
-}
 
 /// Says what would be freed, and with `--yes` frees it.
 pub async fn gc(args: &GcArgs, json: bool) -> Ended {
