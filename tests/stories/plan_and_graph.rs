@@ -194,7 +194,21 @@ fn json_output_reads_line_by_line() {
 fn help_and_version_are_short_and_complete() {
     let environment = TestEnvironment::empty();
     let help = environment.flow(&["--help"]).succeeded().stdout;
-    for command in ["run", "plan", "graph", "status", "report", "schema", "kinds", "completions"] {
+    for command in [
+        "run",
+        "plan",
+        "graph",
+        "runs",
+        "status",
+        "logs",
+        "why",
+        "diff",
+        "cache",
+        "report",
+        "schema",
+        "kinds",
+        "completions",
+    ] {
         assert!(help.lines().any(|line| line.trim_start().starts_with(command)), "{command}: {help}");
     }
     assert!(!help.contains("exec"), "{help}");

@@ -60,7 +60,7 @@ async fn a_wait_goes_back_to_what_a_person_changed() {
         told(&world, &plan, &plan.artifacts()).await,
         [
             "a: a (text: one → uno) []",
-            "ab: ab (tidy: false → true) [], a (text: one → uno) []",
+            "ab: a (text: one → uno) [], ab (tidy: false → true) []",
             "end: ab (tidy: false → true) [], a (text: one → uno) [ab]",
         ]
     );
@@ -127,7 +127,7 @@ async fn plans_are_compared_stage_by_stage() {
         [
             "a text: one → uno",
             "c added",
-            "ab input parts[b]: gone, was 9c43e13e8ab6, input parts[c]: new, 9c43e13e8ab6",
+            "ab input parts[b]: gone, was 9f065a096321, input parts[c]: new, 9f065a096321",
             "end waits ab",
             "b removed"
         ]
