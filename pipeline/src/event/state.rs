@@ -174,12 +174,11 @@ impl RunState {
             Event::StageProgress { stage, done, total, unit } => {
                 let stage = self.stage(stage);
                 let goes_on = stage.progress.as_ref().is_some_and(|(d, t, u)| d <= done && t == total && u == unit);
-                match stage.pace.as_mut().filter(|_| goes_on) {
-                    Some(pace) => pace.at.clone_from(&event.time),
-                    None => {
-                        let now = event.time.clone();
-                        stage.pace = Some(Pace { since: now.clone(), from: *done, at: now });
-                    }
+                if let Some(pace) = stage.pace.as_mut().filter(|_| goes_on) {
+                    pace.at.clone_from(&event.time);
+                } else {
+                    let now = event.time.clone();
+                    stage.pace = Some(Pace { since: now.clone(), from: *done, at: now });
                 }
                 stage.progress = Some((*done, *total, unit.clone()));
             }
