@@ -113,7 +113,7 @@ async fn a_pin_outlives_every_collection() {
     let pin = Pin { name: "the/best one".into(), artifact, key: Some(key), since: "2026-01-01T00:00:00Z".into() };
     assert_eq!(cache.pin(&pin).await.unwrap(), None);
     assert_eq!(cache.pin(&pin).await.unwrap(), Some(pin.clone()));
-    assert_eq!(cache.pins().await.unwrap(), [pin.clone()]);
+    assert_eq!(cache.pins().await.unwrap(), std::slice::from_ref(&pin));
 
     let plan = cache.plan_gc(&Keep::keys([], in_two_hours())).await.unwrap();
     assert_eq!(plan.hollowed, [gone].into());
