@@ -40,7 +40,7 @@ async fn find(cache: &Cache, store: &Path, target: &str, run: Option<&str>) -> R
     if hex && run.is_none() {
         let mut records = cache.local_records().await?;
         records.retain(|r| r.key.to_string().starts_with(target) || r.artifact.to_string().starts_with(target));
-        records.sort_by(|a, b| a.artifact.cmp(&b.artifact));
+        records.sort_by_key(|record| record.artifact);
         records.dedup_by(|a, b| a.artifact == b.artifact);
         match records.len() {
             0 => {}

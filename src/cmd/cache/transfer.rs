@@ -140,19 +140,19 @@ impl Sum {
                 "failed": failed, "absent": absent,
             }));
         } else {
-            let mut text = format!(
-                "{records} records, {} in {} blobs, {} blobs were there ({})",
+            let absent = if absent > 0 { format!("; {absent} records have no bytes here") } else { String::new() };
+            let failed = if failed > 0 {
+                format!("; {failed} failed, the same command goes on with them")
+            } else {
+                String::new()
+            };
+            let text = format!(
+                "{records} records, {} in {} blobs, {} blobs were there ({}){absent}{failed}",
                 bytes(moved.bytes),
                 moved.blobs,
                 moved.already,
                 cache.remote_name().unwrap_or_default()
             );
-            if absent > 0 {
-                text += &format!("; {absent} records have no bytes here");
-            }
-            if failed > 0 {
-                text += &format!("; {failed} failed, the same command goes on with them");
-            }
             view::terminal::done(verb, &text);
         }
         if failed > 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS }
