@@ -119,7 +119,8 @@ fn complaints(error: &Error) -> Vec<Complaint> {
             one(Some("`flow exec` reads job files that `flow run` of the same version wrote".to_owned()))
         }
         Error::Format { path, .. } => one(Some(format!("delete {} if another version wrote it", path.display()))),
-        Error::Cache(source) | Error::InputLost { source, .. } => one(cache_help(source)),
+        Error::Cache(source) => one(cache_help(source)),
+        Error::InputLost { source, .. } => one(cache_help(source)),
         Error::Io { source, .. } => one(disk_help(source)),
         Error::Spawn { .. } => one(Some("the program must still be where it was started from".to_owned())),
     }

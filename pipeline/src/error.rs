@@ -104,7 +104,7 @@ pub enum Error {
         artifact: ArtifactDigest,
         /// What the store says.
         #[source]
-        source: flow_cache::Error,
+        source: Box<flow_cache::Error>,
     },
     /// A child process could not be started.
     #[error("start the process of stage `{stage}`")]

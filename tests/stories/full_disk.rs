@@ -57,7 +57,7 @@ fn with_more_room_the_same_command_goes_on() {
     };
     let (mut failures, mut summaries, mut complaints) = (0, 0, Vec::new());
     // It runs full in other places each time: at the corpora, the tokens, the weights, the merged model.
-    for kib in [64, 256, 768, 1536, 2560, 4096] {
+    for kib in [64, 192, 256, 384, 512, 768, 1536, 2560, 3328, 4096] {
         disk.resize(kib);
         let ended = environment.flow(&["run", "recipe.yaml", "--threads", "2", "--store", "store"]);
         if ended.code == Some(0) {

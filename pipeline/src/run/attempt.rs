@@ -133,7 +133,7 @@ async fn one(
 ) -> Ended {
     let ended = match try_attempt(cache, executor, attempt, stop, report).await {
         Ok(ended) => ended,
-        Err(Error::InputLost { artifact, source }) => Ended::Lost { artifact, why: chain(&source) },
+        Err(Error::InputLost { artifact, source }) => Ended::Lost { artifact, why: chain(source.as_ref()) },
         Err(error) => Ended::Failed {
             again: matches!(&error, Error::Cache(cause) if cause.may_pass()) || matches!(error, Error::Spawn { .. }),
             error: StageError { help: advice(&error).map(str::to_owned), ..StageError::new(chain(&error)) },

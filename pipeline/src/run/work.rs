@@ -118,7 +118,7 @@ pub(super) async fn set_up(cache: &Cache, attempt: &Attempt, work: &WorkDir) -> 
 fn lost(artifact: ArtifactDigest, error: flow_cache::Error) -> Error {
     use flow_cache::Error::{Corrupt, NoArtifact, NoBlob};
     match error {
-        Corrupt { .. } | NoBlob { .. } | NoArtifact { .. } => Error::InputLost { artifact, source: error },
+        Corrupt { .. } | NoBlob { .. } | NoArtifact { .. } => Error::InputLost { artifact, source: Box::new(error) },
         error => error.into(),
     }
 }
