@@ -117,13 +117,13 @@ impl Work {
     }
 }
 
-#[divan::bench(sample_count = 5, sample_size = 1)]
+#[divan::bench(sample_count = 9, sample_size = 1)]
 fn merge_of_two_models(bencher: Bencher<'_, '_>) {
     let work = Work::get();
     bencher.counter(work.bytes()).with_inputs(|| work.empty("out")).bench_local_values(|out| work.merge(&out));
 }
 
-#[divan::bench(sample_count = 5, sample_size = 1)]
+#[divan::bench(sample_count = 9, sample_size = 1)]
 fn copy_of_the_result(bencher: Bencher<'_, '_>) {
     let work = Work::get();
     bencher.counter(work.bytes()).with_inputs(|| work.empty("out")).bench_local_values(|out| work.copy(&out));

@@ -13,6 +13,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -223,7 +224,8 @@ pub fn write(folder: &Path, provenance: &Provenance<'_>, expert: &Expert) -> Res
 }
 
 fn digests(file: &SafeTensors) -> Result<BTreeMap<String, Digest>> {
-    file.tensors().map(|view| Ok((view.name().to_owned(), view.checked_digest()?))).collect()
+    let views: Vec<View<'_>> = file.tensors().collect();
+    views.par_iter().map(|view| Ok((view.name().to_owned(), view.checked_digest()?))).collect()
 }
 
 /// Names and shapes against what a bundle must have.
