@@ -1,10 +1,10 @@
 //! Contents of files, named by their digest.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     fs::Metadata,
     io::{self, Write},
-    path::{Path, PathBuf},
+    path::PathBuf,
 };
 
 use bytes::Bytes;
@@ -18,7 +18,7 @@ use crate::{
     error::{Error, Result, during},
     layout,
     link::{Linker, Share},
-    staged::{Staged, sync_folder},
+    staged::Staged,
     store::Store,
     tiered::Tiers,
 };
@@ -33,9 +33,6 @@ pub(crate) struct Candidate {
     /// Which metadata it had before it was hashed: if it has others when it is linked, it was written to meanwhile.
     pub before: Metadata,
 }
-
-/// Above this many new files, one `syncfs` is cheaper than a sync of each.
-const SYNC_EACH: usize = 64;
 
 impl Cache {
     /// Stores `bytes`, such as a log, and returns their name.
@@ -78,8 +75,8 @@ impl Store {
 }
 
 impl Tiers {
-    /// Publishes those of `files` that are not in the local store yet: all are staged, made durable together, then
-    /// renamed. On an error nothing half-written is visible; blobs that were renamed before it are whole and do no harm.
+    /// Publishes those of `files` that are not in the local store yet: all are staged, then renamed. On an error nothing
+    /// half-written is visible; blobs that were renamed before it are whole and do no harm.
     pub(crate) fn publish(&self, files: &BTreeMap<BlobDigest, Candidate>, share: Share) -> Result<()> {
         let missing: Vec<(&BlobDigest, &Candidate)> = files
             .iter()
@@ -89,7 +86,10 @@ impl Tiers {
                 Err(e) => Some(Err(e)),
             })
             .collect::<Result<_>>()?;
-        let sync_each = missing.len() <= SYNC_EACH;
+        if missing.is_empty() {
+            return Ok(());
+        }
+        self.batch.begin().map_err(during(|| "mark what is being published"))?;
         let linker = Linker::new();
         let staged: Vec<(&BlobDigest, Staged)> = missing
             .par_iter()
@@ -98,9 +98,6 @@ impl Tiers {
                     self.local.step("stage a blob")?;
                     let staged = Staged::reserve(&self.tmp);
                     linker.place(&file.path, staged.path(), share)?;
-                    if sync_each {
-                        fs_err::File::open(staged.path())?.sync_all()?;
-                    }
                     Ok(staged)
                 };
                 let staged = stage().map_err(during(|| describe(file)))?;
@@ -111,20 +108,15 @@ impl Tiers {
                 Ok((*digest, staged))
             })
             .collect::<Result<_>>()?;
-        if !sync_each {
-            sync_all(&self.tmp, staged.iter().map(|(_, staged)| staged.path()))
-                .map_err(during(|| "write new blobs to disk"))?;
-        }
-        let mut folders = BTreeSet::new();
         for (digest, staged) in staged {
             let to = self.local.blob_file(digest)?;
             self.local
                 .step("publish a blob")
                 .and_then(|()| staged.publish(&to))
                 .map_err(during(|| "publish a blob"))?;
-            folders.extend(folders_of(&to).map(Path::to_owned));
+            self.batch.add([to]);
         }
-        folders.par_iter().try_for_each(|folder| sync_folder(folder)).map_err(during(|| "make new blobs durable"))
+        Ok(())
     }
 
     /// Publishes one blob of which the bytes come from `write`, which must write exactly `size` bytes of `digest`.
@@ -151,12 +143,12 @@ impl Tiers {
     fn finish(&self, digest: &BlobDigest, staged: Staged) -> Result<()> {
         let to = self.local.blob_file(digest)?;
         let run = || -> io::Result<()> {
-            let file = fs_err::File::open(staged.path())?;
+            self.batch.begin()?;
             fs_err::set_permissions(staged.path(), std::os::unix::fs::PermissionsExt::from_mode(0o444))?;
-            file.sync_all()?;
             self.local.step("publish a blob")?;
             staged.publish(&to)?;
-            folders_of(&to).try_for_each(sync_folder)
+            self.batch.add([to]);
+            Ok(())
         };
         run().map_err(during(|| format!("publish blob {}", digest.short())))
     }
@@ -204,31 +196,9 @@ fn describe(file: &Candidate) -> String {
     format!("write the blob of {} ({} bytes)", file.path.display(), file.size)
 }
 
-/// The folders whose names must be durable for a blob to be found: the fan-out, `blobs` and the version, each of which may
-/// have been made just now.
-fn folders_of(blob: &Path) -> impl Iterator<Item = &Path> {
-    blob.ancestors().skip(1).take(3)
-}
-
 /// Was the file written to? Its link count and mode, and with them its change time, change when it is linked.
 fn changed(before: &Metadata, now: &Metadata) -> bool {
     use std::os::unix::fs::MetadataExt;
     let stamp = |meta: &Metadata| (meta.dev(), meta.ino(), meta.len(), meta.mtime(), meta.mtime_nsec());
     stamp(before) != stamp(now)
-}
-
-/// Makes many files durable: in one call for the whole file system where there is one, since a sync of each costs
-/// milliseconds and an artifact can have thousands of small files.
-fn sync_all<'a>(tmp: &Path, files: impl Iterator<Item = &'a Path>) -> io::Result<()> {
-    #[cfg(target_os = "linux")]
-    {
-        let _ = files;
-        rustix::fs::syncfs(fs_err::File::open(tmp)?)?;
-        Ok(())
-    }
-    #[cfg(not(target_os = "linux"))]
-    {
-        let _ = tmp;
-        files.collect::<Vec<_>>().par_iter().try_for_each(|file| fs_err::File::open(file)?.sync_all())
-    }
 }

@@ -23,6 +23,8 @@ mod layout;
 mod staged;
 mod store;
 
+mod durable;
+
 mod cache;
 mod tiered;
 
@@ -31,6 +33,7 @@ mod link;
 mod trees;
 
 mod holder;
+mod known;
 mod latest;
 mod leases;
 mod memo;

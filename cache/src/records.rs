@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::{
     cache::Cache,
     digest::{ArtifactDigest, BlobDigest, StageKey},
-    error::{Error, Result},
+    error::{Error, Result, during},
     layout,
     leases::Lease,
     store::Store,
@@ -164,10 +164,31 @@ impl Cache {
         }
     }
 
+    /// The artifact of [`Cache::hit`], and nothing else of the record: what was looked up before is not read again.
+    pub async fn hit_artifact(&self, key: &StageKey) -> Result<Option<ArtifactDigest>> {
+        if let Some(artifact) = self.known().hit(self.store(), key)? {
+            return Ok(Some(artifact));
+        }
+        let Some(record) = self.record(key).await? else { return Ok(None) };
+        let Some(manifest) = self.manifest(&record.artifact).await? else { return Ok(None) };
+        let (here, complete) = self.has_all(&manifest).await?;
+        if here {
+            self.known().insert(*key, record.artifact, &manifest);
+        }
+        Ok(complete.then_some(record.artifact))
+    }
+
     /// Writes `record` unless its key has one. With a remote store the artifact and then the record are uploaded in the
     /// background; a rival that got there first meanwhile shows in [`Cache::flush`].
     pub async fn put_record(&self, record: &Record) -> Result<PutRecord> {
         record.to_bytes()?;
+        self.tiers().batch.begin().map_err(during(|| "mark what is being published"))?;
+        let outcome = self.put_record_behind(record).await?;
+        self.tiers().batch.add(self.store().file(&layout::record(&record.key)));
+        Ok(outcome)
+    }
+
+    async fn put_record_behind(&self, record: &Record) -> Result<PutRecord> {
         let Some(remote) = &self.tiers().remote else { return self.store().put_record(record).await };
         let theirs = match remote.record(&record.key).await {
             Ok(Some(theirs)) if theirs.artifact != record.artifact => return Ok(PutRecord::Conflict(Box::new(theirs))),

@@ -17,9 +17,10 @@ use tokio::sync::{
 };
 
 use crate::{
-    cache::Cache,
+    cache::{Cache, blocking},
     digest::{ArtifactDigest, StageKey},
-    error::{Error, Result},
+    durable::Batch,
+    error::{Error, Result, during},
     layout,
     manifest::Manifest,
     records::{PutRecord, Record},
@@ -33,6 +34,8 @@ pub(crate) struct Tiers {
     pub remote: Option<Store>,
     /// Where files of the local store are staged.
     pub tmp: PathBuf,
+    /// What is published and not synced.
+    pub batch: Batch,
 }
 
 impl Tiers {
@@ -166,8 +169,16 @@ async fn upload_pending(tiers: &Tiers, report: &mut FlushReport) {
 }
 
 impl Cache {
-    /// Waits until what has been recorded is in the remote store, or could not be brought there.
+    /// Waits until what has been published is durable, and what has been recorded is in the remote store, or could not be
+    /// brought there.
     pub async fn flush(&self) -> FlushReport {
+        let tiers = self.tiers().clone();
+        if let Err(error) = blocking(move || tiers.batch.sync().map_err(during(|| "sync the store"))).await {
+            tracing::warn!(%error, "what was published could not be synced");
+        }
+        if let Err(error) = self.known().save() {
+            tracing::warn!(%error, "what was looked up will be looked up again");
+        }
         let (done, report) = oneshot::channel();
         match self.uploads() {
             Some(uploads) if uploads.jobs.send(Job::Flush(done)).is_ok() => report.await.unwrap_or_default(),
