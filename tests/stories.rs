@@ -17,6 +17,7 @@ mod stories {
     mod interop;
     mod plan_and_graph;
     mod process;
+    mod remote;
     mod training;
     mod what_runs_again;
     mod wrong_recipes;

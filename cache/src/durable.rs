@@ -196,7 +196,8 @@ fn sync_all(root: &Path, files: &BTreeSet<PathBuf>) -> io::Result<()> {
 /// Looks at the marks that others left. After a restart of the machine, hashes what was not synced before it.
 pub(crate) fn recover(local: &Local, store: &Store) -> Result<Vec<BlobDigest>> {
     let mut damaged = Vec::new();
-    let Some(marks) = absent(fs_err::read_dir(local.unsynced())).map_err(during(|| "look for unsynced publications"))?
+    let Some(marks) =
+        absent(fs_err::read_dir(local.unsynced())).map_err(during(|| "look for unsynced publications"))?
     else {
         return Ok(damaged);
     };

@@ -52,7 +52,11 @@ impl Cache {
         })
     }
 
-    fn with_latest<T>(&self, recipe: &str, then: impl FnOnce(&mut BTreeMap<String, StageKey>) -> Result<T>) -> Result<T> {
+    fn with_latest<T>(
+        &self,
+        recipe: &str,
+        then: impl FnOnce(&mut BTreeMap<String, StageKey>) -> Result<T>,
+    ) -> Result<T> {
         // Each change of the maps is whole, so those of a thread that panicked are as good as any.
         let mut recipes = self.latest_keys().0.lock().unwrap_or_else(PoisonError::into_inner);
         if !recipes.contains_key(recipe) {
@@ -64,7 +68,8 @@ impl Cache {
     /// Lines that cannot be read are as good as absent.
     fn read_latest(&self, recipe: &str) -> Result<BTreeMap<String, StageKey>> {
         let path = self.local().latest(recipe);
-        let text = absent(fs_err::read(&path)).map_err(during(|| "read the last keys of a recipe"))?.unwrap_or_default();
+        let text =
+            absent(fs_err::read(&path)).map_err(during(|| "read the last keys of a recipe"))?.unwrap_or_default();
         let text = String::from_utf8_lossy(&text);
         let mut keys = BTreeMap::new();
         let mut lines = 0;

@@ -67,12 +67,7 @@ pub struct InProcess(pub Arc<Registry>);
 
 #[async_trait]
 impl Executor for InProcess {
-    async fn execute(
-        &self,
-        task: &Task,
-        _: watch::Receiver<Stop>,
-        _: &mut (dyn FnMut(Report) + Send),
-    ) -> Result<Exit> {
+    async fn execute(&self, task: &Task, _: watch::Receiver<Stop>, _: &mut (dyn FnMut(Report) + Send)) -> Result<Exit> {
         let (registry, job): (_, PathBuf) = (Arc::clone(&self.0), task.job.clone());
         let work = tokio::task::spawn_blocking(move || exec::exec(&job, &registry, Arc::new(AtomicBool::new(false))));
         let result = work.await.map_err(|panic| flow_pipeline::Error::Io {

@@ -4,11 +4,7 @@ use async_trait::async_trait;
 use flow_cache::{ArtifactDigest, Cache, StageKey};
 use serde::Deserialize;
 
-use crate::{
-    error::{Error, Result},
-    key::KeyParts,
-    names::StageId,
-};
+use crate::{error::Result, key::KeyParts, names::StageId};
 
 /// Questions that a plan asks.
 #[async_trait]
