@@ -21,6 +21,7 @@ mod meter;
 mod mutate;
 
 use std::{
+    os::unix::fs::FileExt,
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     time::{Duration, Instant},
@@ -159,6 +160,7 @@ fn failures(name: &str) -> Vec<PathBuf> {
 /// Where inputs lie while they are read, and after they failed.
 struct Kept {
     current: PathBuf,
+    file: std::fs::File,
     folder: PathBuf,
     name: String,
 }
@@ -168,11 +170,14 @@ impl Kept {
         let folder = std::env::temp_dir().join("flow-fuzz");
         std::fs::create_dir_all(&folder).unwrap();
         let current = folder.join(format!("{name}.{}.reading", std::process::id()));
-        Self { current, folder, name: name.to_owned() }
+        let file = std::fs::File::create(&current).unwrap();
+        Self { current, file, folder, name: name.to_owned() }
     }
 
     fn current(&self, input: &[u8]) {
-        std::fs::write(&self.current, input).unwrap();
+        // Not cut to nothing and written anew: ext4 would wait for the disk each time.
+        self.file.write_all_at(input, 0).unwrap();
+        self.file.set_len(input.len() as u64).unwrap();
     }
 
     fn failed(&self, input: &[u8]) -> PathBuf {

@@ -36,7 +36,7 @@ impl Probe for CacheProbe<'_> {
     }
 
     async fn last(&self, stage: &StageId) -> Result<Option<KeyParts>> {
-        let Some(key) = self.cache.latest(self.recipe, &stage.to_string()).await? else { return Ok(None) };
+        let Some(key) = self.cache.latest(self.recipe, &stage.to_string())? else { return Ok(None) };
         let record = self.cache.record(&key).await?;
         // A record of an older version may have parts that no longer read: then there is nothing to compare with.
         Ok(record.and_then(|record| KeyParts::deserialize(record.parts).ok()))
