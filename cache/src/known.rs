@@ -59,7 +59,7 @@ struct Entries {
 /// The folder of a file of the store, such as `records/ab`.
 fn folder(path: &object_store::path::Path) -> String {
     let parts: Vec<_> = path.parts().collect();
-    parts.iter().skip(1).take(2).map(|part| part.as_ref()).collect::<Vec<_>>().join("/")
+    parts.iter().skip(1).take(2).map(AsRef::as_ref).collect::<Vec<&str>>().join("/")
 }
 
 impl Known {
@@ -125,6 +125,13 @@ impl Known {
         if blobs.len() <= FEW && noted.iter().all(|folder| entries.settled.contains_key(folder)) {
             entries.known.insert(key, Entry { artifact, blobs, used: true });
             entries.dirty = true;
+        }
+    }
+
+    /// The record of `key` is gone.
+    pub(crate) fn forget(&self, key: &StageKey) {
+        if let Some(entries) = self.entries().as_mut() {
+            entries.dirty |= entries.known.remove(key).is_some();
         }
     }
 

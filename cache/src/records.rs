@@ -237,6 +237,7 @@ impl Cache {
     /// Removes the record of `key` from the local and the remote store; `false` if there was none. The artifact stays
     /// until `gc`. A copy that another machine fetched earlier stays in that machine's local store.
     pub async fn forget(&self, key: &StageKey) -> Result<bool> {
+        self.known().forget(key);
         self.store().remove(&layout::pending(key)).await?;
         let mut was_there = false;
         for store in self.tiers().all() {

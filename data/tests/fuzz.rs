@@ -59,6 +59,9 @@ fn shards() {
     target.run(|bytes| {
         let files = unpack(bytes);
         let Some((manifest, parts)) = files.split_first() else { return };
+        // Nothing of the input before this one is left.
+        fs_err::remove_dir_all(folder.join("train")).unwrap();
+        fs_err::create_dir(folder.join("train")).unwrap();
         fs_err::write(manifest_file(folder), manifest).unwrap();
         for (part, pair) in parts.chunks_exact(2).enumerate() {
             let _ = parse(pair[0], pair[1]);

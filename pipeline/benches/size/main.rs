@@ -28,7 +28,7 @@ use flow_pipeline::{
     executor::{Executor, local::Local},
     key::Numerics,
     plan::{self, CacheProbe, Plan, Verdict, prepare::Surroundings},
-    recipe::{self, LoadOptions},
+    recipe::{self, LoadOptions, Recipe},
     run::{self, Capacity, RunFolder, RunOptions},
 };
 use graphs::{Graph, Shape};
@@ -146,13 +146,13 @@ fn phase(what: &str, recipe: &Path, store: &Path) -> Cost {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let ran = runtime.block_on(async {
         let cache = Cache::open(store, None).await.unwrap();
-        let (plan, resolved) = planned(recipe, &cache).await;
+        let (plan, recipe) = planned(recipe, &cache).await;
         match what {
             "plan" => plan.verdicts.iter().filter(|verdict| !matches!(verdict, Verdict::Cached { .. })).count(),
-            "run" => started(&plan, &resolved, &cache, Arc::new(InProcess(Arc::new(registry())))).await,
+            "run" => started(&plan, &recipe, &cache, Arc::new(InProcess(Arc::new(registry())))).await,
             "processes" => {
                 let program = std::env::current_exe().unwrap();
-                started(&plan, &resolved, &cache, Arc::new(Local { program })).await
+                started(&plan, &recipe, &cache, Arc::new(Local { program })).await
             }
             other => panic!("no phase {other}"),
         }
@@ -163,30 +163,20 @@ fn phase(what: &str, recipe: &Path, store: &Path) -> Cost {
 }
 
 /// As `flow plan` does.
-async fn planned(path: &Path, cache: &Cache) -> (Plan, serde_json::Value) {
-    let timed = std::env::var_os("FLOW_SIZE_TRACE").is_some();
-    let clock = Instant::now();
-    let say = |what: &str| {
-        if timed {
-            eprintln!("  {what}: {:?}", clock.elapsed());
-        }
-    };
+async fn planned(path: &Path, cache: &Cache) -> (Plan, Recipe) {
     let recipe = recipe::load(path, &LoadOptions::default()).unwrap();
-    say("loaded");
     let hash = |path: &Path| cache.hash_memo().digest(path).map(|digest| digest.to_string());
     let prepared = plan::prepare(&recipe, &registry(), &Surroundings { memo: cache.root(), hash: &hash }, &[]).unwrap();
-    say("prepared");
     let probe = CacheProbe { cache, recipe: recipe.name.as_str() };
     let numerics = Numerics { backend: "cpu".into(), dtype: "f32".into() };
     let plan = plan::plan(prepared, numerics, &probe, &[]).await.unwrap();
-    say("planned");
-    (plan, recipe::resolved_json(&recipe))
+    (plan, recipe)
 }
 
 /// As `flow run` does, without a terminal; the stages that ran.
-async fn started(plan: &Plan, resolved: &serde_json::Value, cache: &Cache, executor: Arc<dyn Executor>) -> usize {
+async fn started(plan: &Plan, recipe: &Recipe, cache: &Cache, executor: Arc<dyn Executor>) -> usize {
     let folder = RunFolder::create(&cache.root().join("runs")).unwrap();
-    folder.freeze(resolved, &plan.stages()).unwrap();
+    folder.freeze(&recipe::resolved_json(recipe), &plan.stages()).unwrap();
     let options = RunOptions {
         capacity: Capacity { cores: 2, memory: 1 << 30, gpus: 0 },
         device: "cpu".into(),
