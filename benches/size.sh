@@ -8,7 +8,7 @@ cd "$root"
 peers=$root/target/peers
 if [ ! -x "$peers/bin/ninja" ]; then
   python3 -m venv "$peers"
-  "$peers/bin/pip" install --quiet --disable-pip-version-check ninja==1.13.0
+  "$peers/bin/pip" install --quiet --disable-pip-version-check ninja==1.13.2
 fi
 [ -x "$peers/bin/b3sum" ] || cargo install --quiet --locked --root "$peers" b3sum@1.8.2
 export PATH="$peers/bin:$PATH"
