@@ -10,7 +10,7 @@ if [ ! -x "$peers/bin/ninja" ]; then
   python3 -m venv "$peers"
   "$peers/bin/pip" install --quiet --disable-pip-version-check ninja==1.13.2
 fi
-[ -x "$peers/bin/b3sum" ] || cargo install --quiet --locked --root "$peers" b3sum@1.8.2
+[ -x "$peers/bin/b3sum" ] || cargo install --quiet --locked --root "$peers" b3sum@1.8.7
 export PATH="$peers/bin:$PATH"
 
 echo "$(nproc) cores, $(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1), ninja $(ninja --version), $(b3sum --version)"

@@ -1,6 +1,6 @@
 //! From valid files to others that are nearly so.
 
-/// SplitMix64: small, and the same on every machine.
+/// `SplitMix64`: small, and the same on every machine.
 #[derive(Debug)]
 pub struct Random(u64);
 
@@ -11,7 +11,7 @@ impl Random {
     }
 
     /// The next number.
-    pub fn next(&mut self) -> u64 {
+    pub fn number(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -20,7 +20,7 @@ impl Random {
 
     /// A number below `end`; 0 where that is 0.
     pub fn below(&mut self, end: usize) -> usize {
-        if end == 0 { 0 } else { (self.next() % end as u64) as usize }
+        if end == 0 { 0 } else { (self.number() % end as u64) as usize }
     }
 
     fn pick<'a, T>(&mut self, from: &'a [T]) -> Option<&'a T> {
@@ -74,11 +74,14 @@ fn once(bytes: &mut Vec<u8>, seeds: &[Vec<u8>], words: &[Vec<u8>], random: &mut 
     match random.below(11) {
         // A bit, a byte.
         0 => flip(bytes, at, 1 << random.below(8)),
-        1 => flip(bytes, at, random.next() as u8),
+        1 => flip(bytes, at, random.number() as u8),
         // Cut, taken out, twice, many times.
         2 => bytes.truncate(at),
         3 => drop(bytes.drain(part)),
-        4 => insert(bytes, at, &bytes[part].to_vec()),
+        4 => {
+            let copy = bytes[part].to_vec();
+            insert(bytes, at, &copy);
+        }
         5 => {
             let times = 1 << random.below(9);
             insert(bytes, at, &bytes[part].repeat(times));

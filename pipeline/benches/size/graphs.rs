@@ -43,7 +43,7 @@ impl Shape {
     }
 }
 
-/// One round of SplitMix64.
+/// One round of `SplitMix64`.
 fn mix(seed: u64) -> u64 {
     let z = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
     let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
