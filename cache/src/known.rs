@@ -211,7 +211,7 @@ mod tests {
 
     fn age(cache: &Cache, kind: &str) {
         for folder in fs_err::read_dir(cache.local().everything().join(kind)).unwrap() {
-            let long_ago = SystemTime::now() - Duration::from_secs(60);
+            let long_ago = SystemTime::now() - Duration::from_mins(1);
             std::fs::File::open(folder.unwrap().path()).unwrap().set_modified(long_ago).unwrap();
         }
     }

@@ -115,9 +115,7 @@ impl Cache {
         if !self.still_holds(lease).await? {
             return Ok(false);
         }
-        // A reader who meets half of it takes the lease as expired, which it is. And no file goes: ext4 is slow to make files
-        // where others went a moment ago.
-        self.shared().overwrite(&layout::lease(&lease.key, lease.attempt), lease.file(UNIX_EPOCH, true)).await?;
+        self.shared().replace(&layout::lease(&lease.key, lease.attempt), lease.file(UNIX_EPOCH, true)).await?;
         Ok(true)
     }
 

@@ -138,21 +138,6 @@ impl Store {
         self.objects.put(path, bytes.into()).await.map(drop).map_err(self.explain("write", path))
     }
 
-    /// Writes an object over what is there. In a folder that is not atomic: a reader may meet half of it.
-    pub(crate) async fn overwrite(&self, path: &ObjectPath, bytes: Bytes) -> Result<()> {
-        let Some(file) = self.file(path) else { return self.replace(path, bytes).await };
-        self.step("overwrite").map_err(during(|| format!("write {path}")))?;
-        blocking(move || {
-            let write = || -> io::Result<()> {
-                let mut file = fs_err::OpenOptions::new().write(true).open(file)?;
-                io::Write::write_all(&mut file, &bytes)?;
-                file.set_len(bytes.len() as u64)
-            };
-            write().map_err(during(|| "write into the store"))
-        })
-        .await
-    }
-
     /// Writes an object atomically unless there is one; `false` means that there is one.
     pub(crate) async fn create(&self, path: &ObjectPath, bytes: Bytes) -> Result<bool> {
         if !self.conditional {

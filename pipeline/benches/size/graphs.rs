@@ -82,8 +82,11 @@ impl Graph {
     pub fn ninja(&self) -> String {
         let mut text = String::from("rule line\n  command = : > $out\n");
         for stage in 0..self.count {
-            let inputs: String = self.inputs(stage).iter().map(|input| format!(" s{input}")).collect();
-            let _ = writeln!(text, "build s{stage}: line{inputs}");
+            let _ = write!(text, "build s{stage}: line");
+            for input in self.inputs(stage) {
+                let _ = write!(text, " s{input}");
+            }
+            text.push('\n');
         }
         text
     }

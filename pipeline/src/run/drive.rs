@@ -289,8 +289,9 @@ impl Driver<'_> {
     async fn take(&mut self, answer: Answer, closed: bool) -> Result<Option<Input>> {
         Ok(Some(match answer {
             Answer::Waited(at) => Input::Retry(at),
-            Answer::Probed(at, parts, Ok(Some(artifact))) => self.cached(at, parts.key(), artifact)?,
-            Answer::Claimed(at, parts, Ok(Claimed::Hit(artifact))) => self.cached(at, parts.key(), artifact)?,
+            Answer::Probed(at, parts, Ok(Some(artifact))) | Answer::Claimed(at, parts, Ok(Claimed::Hit(artifact))) => {
+                self.cached(at, parts.key(), artifact)?
+            }
             Answer::Probed(at, parts, Ok(None)) => {
                 self.ready.insert(at, parts);
                 Input::Miss(at)
