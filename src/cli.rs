@@ -1,9 +1,13 @@
 //! The command line, and nothing else.
 
+mod explain;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use flow_pipeline::units::Bytes;
+use flow_pipeline::units::{Bytes, Duration};
+
+pub use explain::{CacheCommand, DiffArgs, GcArgs, LogsArgs, RunsArgs, StatusArgs, TransferArgs, WhyArgs};
 
 /// Carry a FlexOlmo model from raw text to the paper's tables with one recipe.
 #[derive(Debug, Parser)]
@@ -26,8 +30,19 @@ pub enum Command {
     Plan(PlanArgs),
     /// Draw the graph of stages.
     Graph(GraphArgs),
+    /// List the runs of a store, newest first.
+    Runs(RunsArgs),
     /// Show how a run stands or ended.
     Status(StatusArgs),
+    /// Print what a stage wrote to its log.
+    Logs(LogsArgs),
+    /// Say all that a stage's result depends on, whether it is there, and why it would run.
+    Why(WhyArgs),
+    /// Compare two runs: recipe, stages, artifacts, figures.
+    Diff(DiffArgs),
+    /// Look after the store: list, measure, check, free, keep and share what it holds.
+    #[command(subcommand)]
+    Cache(CacheCommand),
     /// Write the report of a recipe whose stages are all in the cache.
     Report(ReportArgs),
     /// Write the model of a stage that is in the cache as a folder that transformers reads.
@@ -78,6 +93,20 @@ pub struct StoreArgs {
     /// A store behind it that others share, such as `s3://bucket/prefix`.
     #[arg(long, value_name = "URL", env = "FLOW_REMOTE")]
     pub remote: Option<String>,
+    /// The longest that one call to that store may take before it is made again.
+    #[arg(long, value_name = "TIME", default_value = "2m", value_parser = positive_time)]
+    pub remote_timeout: Duration,
+    /// How often a call to that store is made before the stage that needs it fails.
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..))]
+    pub remote_attempts: u32,
+}
+
+fn positive_time(text: &str) -> Result<Duration, String> {
+    match text.parse::<Duration>() {
+        Ok(Duration(0)) => Err("no call takes no time".to_owned()),
+        Ok(time) => Ok(time),
+        Err(error) => Err(error.to_string()),
+    }
 }
 
 /// What computes.
@@ -129,6 +158,9 @@ pub struct PlanArgs {
     /// Only these stages and what they need.
     #[arg(value_name = "STAGE")]
     pub stages: Vec<String>,
+    /// Instead, say what would differ from this run.
+    #[arg(long, value_name = "RUN")]
+    pub diff: Option<String>,
     #[command(flatten)]
     pub store: StoreArgs,
     #[command(flatten)]
@@ -157,16 +189,6 @@ pub struct GraphArgs {
     /// One node for all instances of a `foreach`.
     #[arg(long)]
     pub collapse: bool,
-}
-
-/// `flow status`.
-#[derive(Debug, Args)]
-pub struct StatusArgs {
-    /// The run [default: the last one].
-    pub run: Option<String>,
-    /// The folder of the cache and of the runs.
-    #[arg(long, value_name = "FOLDER", env = "FLOW_STORE", default_value = ".flow")]
-    pub store: PathBuf,
 }
 
 /// `flow report`.

@@ -1,14 +1,19 @@
 //! One command a file.
 
+pub mod cache;
+pub mod diff;
 pub mod exec;
 pub mod export;
 pub mod generate;
 pub mod graph;
 pub mod import;
 pub mod kinds;
+pub mod logs;
 pub mod plan;
 pub mod planning;
 pub mod report;
 pub mod run;
+pub mod runs;
 pub mod schema;
 pub mod status;
+pub mod why;

@@ -13,19 +13,28 @@ use std::{io::Write, process::ExitCode};
 
 use clap::{CommandFactory, Parser};
 use cli::{Cli, Command};
+use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
+    let cli = Cli::parse();
+    // A stage's process writes to a log that is kept: what it says of its work belongs there.
+    let usual = if matches!(cli.command, Command::Exec { .. }) { "error,flow_pipeline::context=info" } else { "error" };
     tracing_subscriber::fmt()
-        .with_env_filter(tracing_subscriber::EnvFilter::try_from_env("FLOW_LOG").unwrap_or_default())
+        .with_env_filter(EnvFilter::try_from_env("FLOW_LOG").unwrap_or_else(|_| EnvFilter::new(usual)))
+        .with_ansi(console::colors_enabled_stderr())
         .with_writer(std::io::stderr)
         .init();
-    let cli = Cli::parse();
     let json = cli.json;
     let ended = match cli.command {
         Command::Run(args) => cmd::run::run(&args, json),
         Command::Plan(args) => cmd::plan::plan(&args, json),
-        Command::Graph(args) => cmd::graph::graph(&args),
+        Command::Graph(args) => cmd::graph::graph(&args, json),
+        Command::Runs(args) => cmd::runs::runs(&args, json),
         Command::Status(args) => cmd::status::status(&args, json),
+        Command::Logs(args) => cmd::logs::logs(&args, json),
+        Command::Why(args) => cmd::why::why(&args, json),
+        Command::Diff(args) => cmd::diff::diff(&args, json),
+        Command::Cache(command) => cmd::cache::cache(&command, json),
         Command::Report(args) => cmd::report::report(&args, json),
         Command::Export(args) => cmd::export::export(&args, json),
         Command::Generate(args) => cmd::generate::generate(&args, json),

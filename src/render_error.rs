@@ -59,9 +59,11 @@ fn code(error: &Error) -> u8 {
         | Error::Capacity { .. }
         | Error::Sources(_)
         | Error::NoSuchStage { .. }
-        | Error::NoSuchRun(_)
+        | Error::NoSuchRun { .. }
+        | Error::NoRuns { .. }
         | Error::Cache(flow_cache::Error::Location { .. } | flow_cache::Error::NoCloud { .. }) => 2,
         Error::Cache(_)
+        | Error::InputLost { .. }
         | Error::Io { .. }
         | Error::Format { .. }
         | Error::Job { .. }
@@ -102,9 +104,13 @@ fn complaints(error: &Error) -> Vec<Complaint> {
         }
         Error::NoSuchStage { name: _, nearest } => one(Some(match nearest {
             Some(nearest) => format!("did you mean `{nearest}`?"),
-            None => "`flow plan RECIPE` lists the stages".to_owned(),
+            None => "`flow plan RECIPE` lists a recipe's stages, `flow status` those of the last run".to_owned(),
         })),
-        Error::NoSuchRun(_) => one(Some("`flow status` without a run shows the last one of this store".to_owned())),
+        Error::NoSuchRun { name: _, nearest } => one(Some(match nearest {
+            Some(nearest) => format!("did you mean `{nearest}`? `flow runs` lists them"),
+            None => "`flow runs` lists them".to_owned(),
+        })),
+        Error::NoRuns { .. } => one(Some("`flow run RECIPE` makes one; `--store` names another store".to_owned())),
         Error::NonDeterministic { stage, .. } => one(Some(format!(
             "the first result stays; something that the key does not name decides on the bytes of `{stage}`. If only the \
              machine differs, this is a defect of flow"
@@ -114,6 +120,7 @@ fn complaints(error: &Error) -> Vec<Complaint> {
         }
         Error::Format { path, .. } => one(Some(format!("delete {} if another version wrote it", path.display()))),
         Error::Cache(source) => one(cache_help(source)),
+        Error::InputLost { source, .. } => one(cache_help(source)),
         Error::Io { source, .. } => one(disk_help(source)),
         Error::Spawn { .. } => one(Some("the program must still be where it was started from".to_owned())),
     }

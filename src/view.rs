@@ -1,8 +1,13 @@
 //! What people and programs see: folds of events and plans, nothing else.
 
+pub mod cache;
+pub mod diff;
 pub mod json;
 pub mod numbers;
 pub mod plan;
+pub mod runs;
 pub mod status;
+pub mod table;
 pub mod tensorboard;
 pub mod terminal;
+pub mod why;

@@ -10,6 +10,7 @@ mod stories {
     mod corpus;
     mod cut_off;
     mod environment;
+    mod explain;
     mod first_run;
     mod full_disk;
     mod generate;
@@ -18,6 +19,7 @@ mod stories {
     mod plan_and_graph;
     mod process;
     mod remote;
+    mod store;
     mod training;
     mod what_runs_again;
     mod wrong_recipes;

@@ -16,7 +16,7 @@ use crate::{
     cache::{Cache, absent, blocking},
     digest::BlobDigest,
     error::{Error, Result, during},
-    layout,
+    failpoint, layout,
     link::{Linker, Share},
     staged::Staged,
     store::Store,
@@ -75,8 +75,9 @@ impl Store {
 }
 
 impl Tiers {
-    /// Publishes those of `files` that are not in the local store yet: all are staged, then renamed. On an error nothing
-    /// half-written is visible; blobs that were renamed before it are whole and do no harm.
+    /// Publishes those of `files` that are not in the local store yet: all are staged, then renamed, and then made durable
+    /// together. On an error nothing half-written is visible; blobs that were renamed before it do no harm: who names them
+    /// syncs them first.
     pub(crate) fn publish(&self, files: &BTreeMap<BlobDigest, Candidate>, share: Share) -> Result<()> {
         let missing: Vec<(&BlobDigest, &Candidate)> = files
             .iter()
@@ -86,9 +87,6 @@ impl Tiers {
                 Err(e) => Some(Err(e)),
             })
             .collect::<Result<_>>()?;
-        if missing.is_empty() {
-            return Ok(());
-        }
         self.batch.begin().map_err(during(|| "mark what is being published"))?;
         let linker = Linker::new();
         let staged: Vec<(&BlobDigest, Staged)> = missing
@@ -96,6 +94,7 @@ impl Tiers {
             .map(|(digest, file)| {
                 let stage = || -> io::Result<Staged> {
                     self.local.step("stage a blob")?;
+                    failpoint::at("blobs.stage")?;
                     let staged = Staged::reserve(&self.tmp);
                     linker.place(&file.path, staged.path(), share)?;
                     Ok(staged)
@@ -112,11 +111,15 @@ impl Tiers {
             let to = self.local.blob_file(digest)?;
             self.local
                 .step("publish a blob")
+                .and_then(|()| failpoint::at("blobs.rename"))
                 .and_then(|()| staged.publish(&to))
+                .and_then(|()| failpoint::at("blobs.renamed"))
                 .map_err(during(|| "publish a blob"))?;
-            self.batch.add([to]);
         }
-        Ok(())
+        // Also what was there already: another process may have published it a moment ago.
+        let all: Vec<PathBuf> = files.keys().map(|digest| self.local.blob_file(digest)).collect::<Result<_>>()?;
+        self.batch.add(all);
+        self.batch.sync().map_err(during(|| "make new blobs durable"))
     }
 
     /// Publishes one blob of which the bytes come from `write`, which must write exactly `size` bytes of `digest`.
@@ -127,10 +130,13 @@ impl Tiers {
         write: impl FnOnce(&mut fs_err::File) -> io::Result<()>,
     ) -> Result<()> {
         if self.local.has_local(digest, size)? {
+            self.batch.begin().map_err(during(|| "mark what is being published"))?;
+            self.batch.add([self.local.blob_file(digest)?]);
             return Ok(());
         }
         let run = || -> io::Result<Staged> {
             self.local.step("stage a blob")?;
+            failpoint::at("blob.write")?;
             let staged = Staged::reserve(&self.tmp);
             write(&mut fs_err::File::create_new(staged.path())?)?;
             Ok(staged)
@@ -146,7 +152,9 @@ impl Tiers {
             self.batch.begin()?;
             fs_err::set_permissions(staged.path(), std::os::unix::fs::PermissionsExt::from_mode(0o444))?;
             self.local.step("publish a blob")?;
+            failpoint::at("blob.rename")?;
             staged.publish(&to)?;
+            failpoint::at("blob.renamed")?;
             self.batch.add([to]);
             Ok(())
         };
@@ -179,16 +187,17 @@ impl Tiers {
         self.finish(digest, staged)
     }
 
-    /// Uploads a blob of the local store unless it is there.
-    pub(crate) async fn push(&self, remote: &Store, digest: &BlobDigest, size: u64) -> Result<()> {
+    /// Uploads a blob of the local store unless it is there; whether it was not.
+    pub(crate) async fn push(&self, remote: &Store, digest: &BlobDigest, size: u64) -> Result<bool> {
         let path: ObjectPath = layout::blob(digest);
         if remote.size(&path).await? == Some(size) {
-            return Ok(());
+            return Ok(false);
         }
         if !self.local.has_local(digest, size)? {
             return Err(Error::NoBlob { digest: *digest });
         }
-        remote.upload(&path, &self.local.blob_file(digest)?, digest, size).await
+        remote.upload(&path, &self.local.blob_file(digest)?, digest, size).await?;
+        Ok(true)
     }
 }
 

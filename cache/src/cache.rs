@@ -1,17 +1,25 @@
 //! The handle that the rest of flow holds, and how it is opened. What it does is in the files of each idea.
 
-use std::{io, path::Path, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    io,
+    path::Path,
+    sync::{Arc, Mutex},
+    time::SystemTime,
+};
 
 use bytes::Bytes;
 use object_store::{ObjectStore, local::LocalFileSystem};
 
 use crate::{
+    digest::StageKey,
     durable::{self, Batch},
     error::{Error, Result, during},
     known::Known,
     latest::LatestKeys,
     layout::{self, Local},
     location::Location,
+    patient::{Patience, Patient},
     store::Store,
     tiered::{Tiers, Uploads},
 };
@@ -29,7 +37,11 @@ struct Inner {
     uploads: Option<Uploads>,
     latest: LatestKeys,
     known: Known,
+    seen: Mutex<BTreeMap<StageKey, SeenLease>>,
 }
+
+/// A lease of somebody else, its attempt and end, and when it was first seen so.
+type SeenLease = ((u64, u64), SystemTime);
 
 impl Cache {
     /// Opens the folder `root` as a store, making it if it is not there.
@@ -44,8 +56,13 @@ impl Cache {
     /// A remote store is probed once for put-if-absent, on which the promise rests that racing runs agree on one record. If
     /// it lets a second writer in, that is said in a warning and by [`Cache::promises_put_if_absent`].
     pub async fn open(root: &Path, remote: Option<&Location>) -> Result<Self> {
+        Self::open_with(root, remote, Patience::default()).await
+    }
+
+    /// [`Cache::open`] with a word on how long and how often the remote store is asked.
+    pub async fn open_with(root: &Path, remote: Option<&Location>, patience: Patience) -> Result<Self> {
         let Some(location) = remote else { return Self::open_local(root) };
-        let objects = location.objects()?;
+        let objects = Patient::over(location.objects()?, patience);
         Self::open_over(root, objects, location.to_string()).await
     }
 
@@ -69,12 +86,18 @@ impl Cache {
         let tiers = Arc::new(Tiers { tmp: local.tmp(), batch: Batch::new(&local), local: store, remote });
         let uploads = tiers.remote.is_some().then(|| Uploads::start(Arc::clone(&tiers)));
         let known = Known::new(&local);
-        Self { inner: Arc::new(Inner { local, tiers, uploads, latest: LatestKeys::default(), known }) }
+        let latest = LatestKeys::default();
+        Self { inner: Arc::new(Inner { local, tiers, uploads, latest, known, seen: Mutex::default() }) }
     }
 
     /// The folder of the local store.
     pub fn root(&self) -> &Path {
         self.inner.local.root()
+    }
+
+    /// Where damaged things are set aside, for a person to look at.
+    pub fn quarantine(&self) -> std::path::PathBuf {
+        self.inner.local.root().join(layout::quarantine_all().as_ref())
     }
 
     /// The remote store, as a person would write it.
@@ -106,6 +129,10 @@ impl Cache {
 
     pub(crate) fn store(&self) -> &Store {
         &self.inner.tiers.local
+    }
+
+    pub(crate) fn seen(&self) -> &Mutex<BTreeMap<StageKey, SeenLease>> {
+        &self.inner.seen
     }
 
     pub(crate) fn uploads(&self) -> Option<&Uploads> {

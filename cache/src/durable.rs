@@ -2,13 +2,15 @@
 //! publishes a handful of files.
 //!
 //! ```text
-//!  first publication ▶ mark unsynced/<number>, durable ▶ publish, publish, publish … ▶ (two seconds later) one sync
-//!                                                                                       └▶ the mark gets its time
+//!  the first time ▶ mark unsynced/<number>, durable
+//!  each stage     ▶ blobs ▶ sync ▶ manifest, log ▶ sync ▶ record ▶ (two seconds later) sync
+//!                            └──────────────────────┴▶ of all that the process has published, in one go; the mark gets its time
 //! ```
 //!
-//! What is published is seen at once, and `kill -9` takes nothing of it: the system writes it all the same. Only where the
-//! whole machine stops may the last seconds be lost, or be there with their size and without their bytes. The mark tells:
-//! whoever opens the store after a restart hashes the blobs that are younger than it, and sets aside what is damaged.
+//! A manifest is seen when its blobs are on the disk, and a record when all that it names is. What `kill -9` leaves the system
+//! writes all the same. Only where the whole machine stops may something of the last seconds be lost, or be there with its size
+//! and without its bytes: a record, and what no record names yet or came from a remote store. The mark tells: whoever opens the
+//! store after a restart hashes the blobs that are younger than it, and sets aside what is damaged.
 
 use std::{
     collections::BTreeSet,
@@ -26,14 +28,15 @@ use crate::{
     cache::absent,
     digest::BlobDigest,
     error::{Result, during},
+    failpoint,
     holder::Holder,
     layout::Local,
-    staged::{nonce, sync_folder},
+    staged::{Staged, nonce, sync_folder},
     store::Store,
     trees::hash_file,
 };
 
-/// How long a publication may wait for its sync.
+/// How long a record may wait for its sync.
 const WAIT: Duration = Duration::from_secs(2);
 /// Above this many new files, one `syncfs` is cheaper than a sync of each.
 const SYNC_EACH: usize = 64;
@@ -54,8 +57,13 @@ struct Shared {
     /// A folder on the disk of the store.
     root: PathBuf,
     mark: PathBuf,
+    /// Where the mark is written aside.
+    tmp: PathBuf,
     state: Mutex<State>,
     changed: Condvar,
+    /// Held by who syncs: another one waits until what it has published is durable too. The folders of which the own name is
+    /// durable: nothing removes a folder of a store, so that this stays so.
+    syncing: Mutex<BTreeSet<PathBuf>>,
 }
 
 #[derive(Debug, Default)]
@@ -69,7 +77,14 @@ struct State {
 impl Batch {
     pub(crate) fn new(local: &Local) -> Self {
         let mark = local.unsynced().join(format!("{:016x}", nonce()));
-        let shared = Shared { root: local.everything(), mark, state: Mutex::default(), changed: Condvar::new() };
+        let shared = Shared {
+            root: local.everything(),
+            mark,
+            tmp: local.tmp(),
+            state: Mutex::default(),
+            changed: Condvar::new(),
+            syncing: Mutex::default(),
+        };
         Self { shared: Arc::new(shared), thread: Mutex::new(None) }
     }
 
@@ -98,7 +113,7 @@ impl Batch {
         }
     }
 
-    /// Makes everything durable that has been published.
+    /// Makes everything durable that this process has published.
     pub(crate) fn sync(&self) -> io::Result<()> {
         self.shared.sync()
     }
@@ -124,10 +139,15 @@ impl Shared {
 
     fn write_mark(&self) -> io::Result<()> {
         let Some(folder) = self.mark.parent() else { return Ok(()) };
+        failpoint::at("unsynced.write")?;
         fs_err::create_dir_all(folder)?;
-        let mut file = fs_err::File::create(&self.mark)?;
+        // Aside: who opens the store meanwhile takes half a mark for one that the stop of the machine cut short.
+        let staged = Staged::reserve(&self.tmp);
+        let mut file = fs_err::File::create_new(staged.path())?;
         file.write_all(&serde_json::to_vec(&Holder::this_process(""))?)?;
         file.sync_all()?;
+        staged.publish(&self.mark)?;
+        failpoint::at("unsynced.renamed")?;
         sync_folder(folder)?;
         sync_folder(&self.root)
     }
@@ -160,37 +180,54 @@ impl Shared {
     }
 
     fn sync(&self) -> io::Result<()> {
+        let mut named = self.syncing.lock().unwrap_or_else(PoisonError::into_inner);
         let files = std::mem::take(&mut self.state().files);
         if files.is_empty() {
             return Ok(());
         }
         let began = SystemTime::now();
-        if let Err(error) = sync_all(&self.root, &files) {
+        if let Err(error) = sync_all(&self.root, &files, &mut named) {
             self.state().files.extend(files);
             return Err(error);
         }
         // Older publications need not be looked at after a restart. Not durable: a mark that seems older only costs time.
-        fs_err::File::options().write(true).open(&self.mark)?.set_modified(began)
+        match absent(fs_err::File::options().write(true).open(&self.mark))? {
+            Some(mark) => mark.set_modified(began),
+            // Somebody took it for that of a dead process.
+            None => self.write_mark(),
+        }
     }
 }
 
 /// Makes files, and the names of them and of the folders that were made for them, durable.
-fn sync_all(root: &Path, files: &BTreeSet<PathBuf>) -> io::Result<()> {
+fn sync_all(root: &Path, files: &BTreeSet<PathBuf>, named: &mut BTreeSet<PathBuf>) -> io::Result<()> {
+    failpoint::at("blobs.sync")?;
+    // What it could not write it does not name: then each is asked.
     #[cfg(target_os = "linux")]
-    if files.len() > SYNC_EACH {
-        return rustix::fs::syncfs(fs_err::File::open(root)?).map_err(io::Error::from);
+    if files.len() > SYNC_EACH && rustix::fs::syncfs(fs_err::File::open(root)?).is_ok() {
+        return failpoint::at("blobs.durable");
     }
     let paths: Vec<&Path> = files.iter().map(PathBuf::as_path).collect();
     // A collection may have taken one meanwhile.
     paths.par_iter().try_for_each(|path| match absent(fs_err::File::open(path))? {
-        Some(file) => file.sync_all(),
+        // Its bytes may be lost, and a second sync may not say so: it must not count as there.
+        Some(file) => file.sync_all().inspect_err(|_| drop(std::fs::remove_file(path))),
         None => Ok(()),
     })?;
-    let mut folders = BTreeSet::new();
+    failpoint::at("blobs.sync-folders")?;
+    let (mut folders, mut named_now) = (BTreeSet::new(), Vec::new());
     for path in paths {
-        folders.extend(path.ancestors().skip(1).take_while(|folder| folder.starts_with(root)));
+        for folder in path.ancestors().skip(1).take_while(|folder| folder.starts_with(root)) {
+            folders.insert(folder);
+            if named.contains(folder) {
+                break;
+            }
+            named_now.push(folder.to_owned());
+        }
     }
-    folders.into_iter().collect::<Vec<_>>().par_iter().try_for_each(|folder| sync_folder(folder))
+    folders.into_iter().collect::<Vec<_>>().par_iter().try_for_each(|folder| sync_folder(folder))?;
+    named.extend(named_now);
+    failpoint::at("blobs.durable")
 }
 
 /// Looks at the marks that others left. After a restart of the machine, hashes what was not synced before it.
@@ -299,6 +336,80 @@ mod tests {
         let root = cache.root().to_owned();
         drop(cache);
         assert!(marks(&Cache::open_local(&root).unwrap()).is_empty());
+    }
+
+    fn waiting(cache: &Cache) -> BTreeSet<PathBuf> {
+        cache.tiers().batch.shared.state().files.clone()
+    }
+
+    /// A sync that fails stands before the name of what it should have made durable.
+    #[tokio::test]
+    async fn what_is_named_is_on_the_disk_before_the_name_is_seen() {
+        let dir = tempfile::tempdir().unwrap();
+        let (cache, _) = published(dir.path(), "first").await;
+        let key = StageKey::of(b"key");
+        let work = cache.work_dir(&key).unwrap();
+        fs_err::write(work.output().join("a"), "text").unwrap();
+        let manifest = crate::hash_folder(&work.output()).unwrap();
+        let artifact = crate::ArtifactDigest::of(&manifest.to_bytes());
+        let broken = cache.local().everything().join("loop");
+        let break_syncs = || {
+            std::os::unix::fs::symlink(&broken, &broken).unwrap();
+            cache.tiers().batch.add([broken.clone()]);
+        };
+
+        break_syncs();
+        cache.publish(&work.output()).await.unwrap_err();
+        assert_eq!(cache.manifest(&artifact).await.unwrap(), None, "no manifest before its blobs");
+        assert!(waiting(&cache).contains(&layout_of(cache.root(), b"text")), "the next one syncs it");
+        fs_err::remove_file(&broken).unwrap();
+        assert_eq!(cache.publish(&work.output()).await.unwrap().digest, artifact);
+        assert!(!waiting(&cache).contains(&layout_of(cache.root(), b"text")));
+
+        let log = cache.put_blob("log".into()).await.unwrap();
+        break_syncs();
+        let record = crate::Record { log: Some(log), ..record(key, artifact) };
+        cache.put_record(&record).await.unwrap_err();
+        let lease = cache.acquire(&key, &Holder::this_process(""), SystemTime::now(), Duration::from_mins(1)).await;
+        let crate::Acquired::Yes(lease) = lease.unwrap() else { panic!("nobody else is here") };
+        cache.put_record_under(&record, &lease).await.unwrap_err();
+        assert_eq!(cache.record(&key).await.unwrap(), None, "no record before the manifest and the log");
+        fs_err::remove_file(&broken).unwrap();
+        cache.put_record_under(&record, &lease).await.unwrap();
+        let tree = cache.store().file(&crate::layout::tree(&artifact)).unwrap();
+        assert!(waiting(&cache).is_disjoint(&[tree, layout_of(cache.root(), b"log")].into()));
+    }
+
+    /// Another process may have published it a moment ago, and not synced it.
+    #[tokio::test]
+    async fn what_was_there_already_is_synced_too() {
+        let dir = tempfile::tempdir().unwrap();
+        let (cache, key) = published(dir.path(), "text").await;
+        let work = cache.work_dir(&key).unwrap();
+        let file = work.output().join("b");
+        fs_err::write(&file, "text").unwrap();
+        let other = Cache::open_local(dir.path()).unwrap();
+        let broken = cache.local().everything().join("loop");
+        std::os::unix::fs::symlink(&broken, &broken).unwrap();
+        other.tiers().batch.begin().unwrap();
+        other.tiers().batch.add([broken.clone()]);
+        other.publish(&work.output()).await.unwrap_err();
+        assert!(waiting(&other).contains(&layout_of(other.root(), b"text")));
+        other.put_blob("text".into()).await.unwrap();
+        fs_err::remove_file(&broken).unwrap();
+        other.publish(&work.output()).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_mark_that_was_taken_away_is_made_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let (cache, _) = published(dir.path(), "text").await;
+        let mark = marks(&cache).remove(0);
+        fs_err::remove_file(&mark).unwrap();
+        published(dir.path(), "other").await;
+        cache.put_blob("more".into()).await.unwrap();
+        cache.tiers().batch.sync().unwrap();
+        assert_eq!(marks(&cache), [mark]);
     }
 
     /// As after a power cut: the mark is of another boot, and a blob has its size but not its bytes.

@@ -167,6 +167,18 @@ impl Error {
         if is_full(source.kind()) { Self::DiskFull { what, source } } else { Self::Io { what, source } }
     }
 
+    /// Whether the same may go well in a while: a store over a network that failed or did not answer, a disk that had an
+    /// error. What is refused, full or damaged stays so.
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Self::Store { source, .. } => crate::patient::may_pass(source),
+            Self::Io { source, .. } => {
+                !matches!(source.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem)
+            }
+            _ => false,
+        }
+    }
+
     /// An [`Error::Store`], or [`Error::DiskFull`] where that is the cause.
     pub(crate) fn store(what: impl Into<String>, store: &str, source: object_store::Error) -> Self {
         let what = what.into();

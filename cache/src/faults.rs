@@ -1,4 +1,4 @@
-//! A store that fails on purpose: the k-th call, once, or every call from then on.
+//! A store that fails on purpose, or does not answer: the k-th call, once, or every call from then on.
 //!
 //! `over` wraps an object store; steps on plain files (staging, linking) ask `step`. Both count in one row, so that a test can
 //! walk k through everything that an operation does.
@@ -27,6 +27,7 @@ pub struct Faults {
     fail_at: AtomicU64,
     forever: AtomicBool,
     after: AtomicBool,
+    stall: AtomicBool,
     kind: io::ErrorKind,
 }
 
@@ -38,6 +39,7 @@ impl Faults {
             fail_at: AtomicU64::new(u64::MAX),
             forever: AtomicBool::new(false),
             after: AtomicBool::new(false),
+            stall: AtomicBool::new(false),
             kind,
         })
     }
@@ -53,6 +55,11 @@ impl Faults {
     pub fn fail_from(&self, k: u64) {
         self.fail_at(k);
         self.forever.store(true, Ordering::SeqCst);
+    }
+
+    /// Calls that would fail do not come back instead.
+    pub fn stall(&self, stall: bool) {
+        self.stall.store(stall, Ordering::SeqCst);
     }
 
     /// Fail after a write was done instead of before: an answer that got lost.
@@ -88,6 +95,29 @@ impl Faults {
     fn trip(&self, what: &str) -> Result<()> {
         self.step(what).map_err(|source| Error::Generic { store: "faults", source: source.into() })
     }
+
+    async fn pass(&self, what: &str) -> Result<()> {
+        let tripped = self.trip(what);
+        self.hold(&tripped).await;
+        tripped
+    }
+
+    async fn hold(&self, tripped: &Result<()>) {
+        if tripped.is_err() && self.stall.load(Ordering::SeqCst) {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    fn failed<T: Send + 'static>(self: &Arc<Self>, error: Error) -> BoxStream<'static, Result<T>> {
+        let faults = Arc::clone(self);
+        stream::once(async move {
+            if faults.stall.load(Ordering::SeqCst) {
+                std::future::pending::<()>().await;
+            }
+            Err(error)
+        })
+        .boxed()
+    }
 }
 
 /// An object store that fails as its [`Faults`] say.
@@ -107,6 +137,7 @@ impl fmt::Display for FaultyStore {
 impl ObjectStore for FaultyStore {
     async fn put_opts(&self, path: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
         let failed = self.faults.trip("put");
+        self.faults.hold(&failed).await;
         if self.faults.after.load(Ordering::SeqCst) {
             let done = self.objects.put_opts(path, payload, options).await?;
             return failed.map(|()| done);
@@ -116,47 +147,47 @@ impl ObjectStore for FaultyStore {
     }
 
     async fn put_multipart_opts(&self, path: &Path, options: PutMultipartOptions) -> Result<Box<dyn MultipartUpload>> {
-        self.faults.trip("begin upload")?;
+        self.faults.pass("begin upload").await?;
         let upload = self.objects.put_multipart_opts(path, options).await?;
         Ok(Box::new(FaultyUpload { upload, faults: Arc::clone(&self.faults) }))
     }
 
     async fn get_opts(&self, path: &Path, options: GetOptions) -> Result<GetResult> {
-        self.faults.trip("get")?;
+        self.faults.pass("get").await?;
         self.objects.get_opts(path, options).await
     }
 
     async fn get_ranges(&self, path: &Path, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
-        self.faults.trip("get ranges")?;
+        self.faults.pass("get ranges").await?;
         self.objects.get_ranges(path, ranges).await
     }
 
     fn delete_stream(&self, paths: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
         match self.faults.trip("delete") {
             Ok(()) => self.objects.delete_stream(paths),
-            Err(e) => stream::once(async { Err(e) }).boxed(),
+            Err(e) => self.faults.failed(e),
         }
     }
 
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
         match self.faults.trip("list") {
             Ok(()) => self.objects.list(prefix),
-            Err(e) => stream::once(async { Err(e) }).boxed(),
+            Err(e) => self.faults.failed(e),
         }
     }
 
     async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
-        self.faults.trip("list")?;
+        self.faults.pass("list").await?;
         self.objects.list_with_delimiter(prefix).await
     }
 
     async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
-        self.faults.trip("copy")?;
+        self.faults.pass("copy").await?;
         self.objects.copy_opts(from, to, options).await
     }
 
     async fn rename_opts(&self, from: &Path, to: &Path, options: RenameOptions) -> Result<()> {
-        self.faults.trip("rename")?;
+        self.faults.pass("rename").await?;
         self.objects.rename_opts(from, to, options).await
     }
 }
@@ -172,12 +203,20 @@ impl MultipartUpload for FaultyUpload {
     fn put_part(&mut self, data: PutPayload) -> UploadPart {
         match self.faults.trip("upload part") {
             Ok(()) => self.upload.put_part(data),
-            Err(e) => async { Err(e) }.boxed(),
+            Err(e) => {
+                let faults = Arc::clone(&self.faults);
+                async move {
+                    let tripped = Err(e);
+                    faults.hold(&tripped).await;
+                    tripped
+                }
+                .boxed()
+            }
         }
     }
 
     async fn complete(&mut self) -> Result<PutResult> {
-        self.faults.trip("complete upload")?;
+        self.faults.pass("complete upload").await?;
         self.upload.complete().await
     }
 

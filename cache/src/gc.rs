@@ -1,8 +1,8 @@
 //! Freeing space in the local store: first a plan, which is data, then its application.
 //!
 //! Records stay: they are small, and with them the digests of middle artifacts, so that what is downstream of bytes that
-//! went remains valid. Only bytes go: manifests and blobs that nothing kept reaches, work dirs of keys that are recorded,
-//! and temporaries. What was touched within the grace time stays too, as another process may be about to record it.
+//! went remains valid. Only bytes go: manifests and blobs that nothing kept or pinned reaches, work dirs of keys that are
+//! recorded, and temporaries. What was touched within the grace time stays too, as another process may be about to record it.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -73,37 +73,21 @@ pub struct GcDone {
     pub bytes: u64,
 }
 
-/// What a store holds, for `flow cache du`. Sizes are of the files' contents.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Usage {
-    /// Blobs.
-    pub blobs: u64,
-    /// Bytes of blobs.
-    pub blob_bytes: u64,
-    /// Artifacts.
-    pub artifacts: u64,
-    /// Records.
-    pub records: u64,
-    /// Bytes in work dirs.
-    pub work_bytes: u64,
-    /// Bytes in temporaries.
-    pub stray_bytes: u64,
-    /// Bytes set aside as damaged.
-    pub quarantine_bytes: u64,
-}
-
 impl Cache {
     /// What a collection would free, in the local store only: a remote store has other users.
     pub async fn plan_gc(&self, keep: &Keep) -> Result<GcPlan> {
+        let pins = self.pins().await?;
         let mut kept_artifacts = keep.artifacts.clone();
+        kept_artifacts.extend(pins.iter().map(|pin| pin.artifact));
+        let mut kept_keys: BTreeSet<StageKey> = pins.iter().filter_map(|pin| pin.key).collect();
+        kept_keys.extend(self.pending_uploads().await?);
         let mut kept_blobs = BTreeSet::new();
-        let pending: BTreeSet<StageKey> = self.pending_uploads().await?.into_iter().collect();
         let mut records = Vec::new();
         for meta in self.store().list(&layout::records()).await? {
             let Some(key) = layout::id(&meta.location) else { continue };
             // A record that cannot be used (newer, damaged) keeps nothing, and is not ours to judge here.
             let Ok(Some(record)) = self.store().record(&key).await else { continue };
-            if keep.keys.contains(&key) || pending.contains(&key) {
+            if keep.keys.contains(&key) || kept_keys.contains(&key) {
                 kept_artifacts.insert(record.artifact);
                 kept_blobs.extend(record.log);
             }
@@ -189,22 +173,6 @@ impl Cache {
         .await
     }
 
-    /// What the local store holds.
-    pub async fn usage(&self) -> Result<Usage> {
-        let mut usage = Usage::default();
-        for meta in self.store().list(&layout::blobs()).await? {
-            usage.blobs += 1;
-            usage.blob_bytes += meta.size;
-        }
-        usage.artifacts = self.store().list(&layout::trees()).await?.len() as u64;
-        usage.records = self.store().list(&layout::records()).await?.len() as u64;
-        usage.quarantine_bytes = self.store().list(&layout::quarantine_all()).await?.iter().map(|meta| meta.size).sum();
-        usage.stray_bytes = self.stray_files().await?.values().map(Metadata::len).sum();
-        let works = self.local().works();
-        usage.work_bytes = blocking(move || folder_bytes(&works)).await?;
-        Ok(usage)
-    }
-
     /// The files of one kind in the local store, with what `stat` says.
     async fn files<T: std::str::FromStr + Ord + Send + 'static>(
         &self,
@@ -254,7 +222,7 @@ fn older(meta: &Metadata, before: Option<SystemTime>) -> bool {
     before.is_some_and(|before| touched < before)
 }
 
-fn folder_bytes(folder: &Path) -> Result<u64> {
+pub(crate) fn folder_bytes(folder: &Path) -> Result<u64> {
     let mut bytes = 0;
     each_file(folder, &mut |_, meta| bytes += meta.len()).map_err(during(|| "measure a folder"))?;
     Ok(bytes)

@@ -135,6 +135,15 @@ impl Known {
         }
     }
 
+    /// Something of this artifact is damaged or gone.
+    pub(crate) fn doubt(&self, artifact: &ArtifactDigest) {
+        if let Some(entries) = self.entries().as_mut() {
+            let before = entries.known.len();
+            entries.known.retain(|_, entry| entry.artifact != *artifact);
+            entries.dirty |= entries.known.len() < before;
+        }
+    }
+
     /// Writes it, if it learnt something. Of two processes that save at once the last one's wins: what is lost is looked up
     /// again.
     pub(crate) fn save(&self) -> Result<()> {
@@ -260,9 +269,14 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (key, artifact) = store(dir.path()).await;
         let open = || Cache::open_local(dir.path()).unwrap();
-        open().hit_artifact(&key).await.unwrap();
-        fs_err::remove_file(open().store().file(&layout::tree(&artifact)).unwrap()).unwrap();
-        assert_eq!(open().hit_artifact(&key).await.unwrap(), None);
+        let cache = open();
+        cache.hit_artifact(&key).await.unwrap();
+        cache.flush().await;
+        assert!(remembered(&cache, &key) && remembered(&open(), &key));
+        fs_err::write(cache.store().file(&layout::tree(&artifact)).unwrap(), "damaged").unwrap();
+        assert_eq!(cache.manifest(&artifact).await.unwrap(), None);
+        assert_eq!(cache.hit_artifact(&key).await.unwrap(), None, "who finds the damage");
+        assert_eq!(open().hit_artifact(&key).await.unwrap(), None, "who comes later");
     }
 
     #[tokio::test]

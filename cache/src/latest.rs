@@ -14,6 +14,7 @@ use crate::{
     cache::{Cache, absent},
     digest::StageKey,
     error::{Result, during},
+    failpoint,
     layout::file_name,
     staged::replace,
 };
@@ -42,10 +43,12 @@ impl Cache {
             }
             let path = self.local().latest(recipe);
             let write = || {
+                failpoint::at("latest.append")?;
                 fs_err::create_dir_all(path.parent().unwrap_or(&path))?;
                 let mut file = fs_err::OpenOptions::new().create(true).append(true).open(&path)?;
                 // One write, so that two runs at once do not tear each other's lines.
-                file.write_all(format!("{key} {stage}\n").as_bytes())
+                file.write_all(format!("{key} {stage}\n").as_bytes())?;
+                failpoint::at("latest.written")
             };
             write().map_err(during(|| "write the last key of a stage"))?;
             keys.insert(stage, *key);

@@ -12,6 +12,7 @@
 //!    ├─ pending/ef56…                     records not yet uploaded to the remote store
 //!    ├─ remotes/0a9b…                     what the probe found out about a remote store
 //!    ├─ latest/<recipe>.keys              the last key of each stage, for the reasons of `flow plan`; advisory
+//!    ├─ pins/<name>                       an artifact that collections leave, by the name that a person gave it
 //!    ├─ unsynced/9f…                      a process that published what may not be on the disk yet
 //!    ├─ work/ef56…/{output,scratch,lock}   work dir of a stage key, until its record is written
 //!    ├─ tmp/                              staged files: whatever is here was not published
@@ -174,6 +175,14 @@ impl Local {
 
     pub(crate) fn latest(&self, recipe: &str) -> PathBuf {
         self.versioned("latest").join(format!("{}.keys", file_name(recipe)))
+    }
+
+    pub(crate) fn pins(&self) -> PathBuf {
+        self.versioned("pins")
+    }
+
+    pub(crate) fn pin(&self, name: &str) -> PathBuf {
+        self.pins().join(file_name(name))
     }
 
     /// All of the store.

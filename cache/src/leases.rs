@@ -5,8 +5,9 @@
 //! compare-and-swap, which folders do not have and radosgw only in a dialect; and an attempt number, once passed, never
 //! comes back, which fences a holder that slept through its expiry: [`Cache::still_holds`] tells it.
 //!
-//! The clock is handed in. Clocks of two machines may differ: a lease should live for minutes, and be renewed several
-//! times in that.
+//! The clock is handed in. Clocks of two machines may differ, by less than a lease lives: it should live for minutes, and be
+//! renewed several times in that. Should the holder's clock be far ahead, or one's own jump back, its lease would seem to
+//! live for days; so a lease that one has seen for two lifetimes of one's own clock, and that was not renewed, has ended too.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -78,7 +79,8 @@ impl Cache {
                 && let Some(current) = self.attempt(key, last).await?
             {
                 let until = UNIX_EPOCH + Duration::from_millis(current.until);
-                if !current.released && now < until && !current.holder.is_dead() {
+                let holds = !current.released && now < until && !current.holder.is_dead();
+                if holds && !self.is_silent(key, (last, current.until), now, ttl) {
                     return Ok(Acquired::HeldBy { holder: current.holder, until });
                 }
             }
@@ -98,6 +100,21 @@ impl Cache {
                 self.shared().remove(&layout::lease(key, passed)).await?;
             }
             return Ok(Acquired::Yes(lease));
+        }
+    }
+
+    /// Whether this very lease, not renewed, was seen two lifetimes ago.
+    fn is_silent(&self, key: &StageKey, lease: (u64, u64), now: SystemTime, ttl: Duration) -> bool {
+        // A panic while this was held left a map that is whole.
+        let mut seen = self.seen().lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        match seen.get(key) {
+            Some((known, since)) if *known == lease && *since <= now => {
+                now.duration_since(*since).is_ok_and(|silent| silent > 2 * ttl)
+            }
+            _ => {
+                seen.insert(*key, (lease, now));
+                false
+            }
         }
     }
 

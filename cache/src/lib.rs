@@ -14,6 +14,7 @@
 //! or a torn write leaves behind is either invisible (a temporary file) or set aside when it is met; it is never used.
 
 mod error;
+pub mod failpoint;
 
 mod digest;
 mod location;
@@ -34,13 +35,18 @@ mod trees;
 
 mod holder;
 mod known;
+mod laid;
 mod latest;
 mod leases;
 mod memo;
+mod patient;
+mod pins;
 mod records;
+mod transfer;
 mod workdir;
 
 mod gc;
+mod usage;
 mod verify;
 
 #[cfg(any(test, feature = "suite"))]
@@ -53,14 +59,19 @@ mod tests;
 pub use cache::Cache;
 pub use digest::{ArtifactDigest, BlobDigest, StageKey};
 pub use error::{Error, Result};
-pub use gc::{GcDone, GcPlan, Keep, Usage};
+pub use gc::{GcDone, GcPlan, Keep};
 pub use holder::Holder;
+pub use laid::Laid;
 pub use leases::{Acquired, Lease};
 pub use location::Location;
 pub use manifest::{Entry, Manifest, RelPath};
 pub use memo::HashMemo;
+pub use patient::Patience;
+pub use pins::Pin;
 pub use records::{PutRecord, RECORD_FORMAT, Record};
 pub use tiered::FlushReport;
+pub use transfer::Moved;
 pub use trees::{Published, hash_folder, hash_folder_with};
+pub use usage::{KindUsage, Usage};
 pub use verify::VerifyReport;
 pub use workdir::{WorkDir, WorkLock};

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::{
-    cache::Cache,
+    cache::{Cache, blocking},
     digest::{ArtifactDigest, BlobDigest, StageKey},
     error::{Error, Result, during},
     layout,
@@ -182,7 +182,18 @@ impl Cache {
     /// background; a rival that got there first meanwhile shows in [`Cache::flush`].
     pub async fn put_record(&self, record: &Record) -> Result<PutRecord> {
         record.to_bytes()?;
-        self.tiers().batch.begin().map_err(during(|| "mark what is being published"))?;
+        self.settle().await?;
+        self.put_record_of_settled(record).await
+    }
+
+    /// What the record names is on the disk before it is seen: blobs, manifest, log.
+    async fn settle(&self) -> Result<()> {
+        let tiers = self.tiers().clone();
+        let sync = move || tiers.batch.begin().and_then(|()| tiers.batch.sync());
+        blocking(move || sync().map_err(during(|| "make durable what a record names"))).await
+    }
+
+    async fn put_record_of_settled(&self, record: &Record) -> Result<PutRecord> {
         let outcome = self.put_record_behind(record).await?;
         self.tiers().batch.add(self.store().file(&layout::record(&record.key)));
         Ok(outcome)
@@ -203,6 +214,8 @@ impl Cache {
         // the record: the bytes there may have gone, and were just made again.
         let mark = layout::pending(&record.key);
         self.store().replace(&mark, Bytes::new()).await?;
+        self.tiers().batch.add(self.store().file(&mark));
+        self.settle().await?;
         let outcome = match self.store().put_record(theirs.as_ref().unwrap_or(record)).await? {
             PutRecord::Created if theirs.is_some() => PutRecord::Same,
             outcome => outcome,
@@ -216,10 +229,28 @@ impl Cache {
 
     /// [`Cache::put_record`] for the holder of `lease`, which must still be the holder.
     pub async fn put_record_under(&self, record: &Record, lease: &Lease) -> Result<PutRecord> {
+        record.to_bytes()?;
+        self.settle().await?;
+        // After the sync, which takes its time.
         if !self.still_holds(lease).await? {
             return Err(Error::LeaseLost { key: lease.key, attempt: lease.attempt });
         }
-        self.put_record(record).await
+        self.put_record_of_settled(record).await
+    }
+
+    /// All records of the local store, sorted by key. A damaged one is set aside, one of a newer flow passed over.
+    pub async fn local_records(&self) -> Result<Vec<Record>> {
+        let listed = self.store().list(&layout::records()).await?;
+        let mut keys: Vec<StageKey> = listed.iter().filter_map(|meta| layout::id(&meta.location)).collect();
+        keys.sort();
+        let read = |key: StageKey| async move {
+            match self.store().record(&key).await {
+                Err(Error::NewerRecord { .. }) => Ok(None),
+                read => read,
+            }
+        };
+        let found: Vec<Option<Record>> = stream::iter(keys).map(read).buffered(16).try_collect().await?;
+        Ok(found.into_iter().flatten().collect())
     }
 
     /// All records, sorted by key, of the local and the remote store.

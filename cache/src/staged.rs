@@ -9,6 +9,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use crate::failpoint;
+
 /// A number that no other process or thread has. Seeded by the system, so that two hosts on one file system differ too.
 pub(crate) fn nonce() -> u64 {
     RandomState::new().build_hasher().finish()
@@ -70,8 +72,11 @@ impl Drop for Staged {
 pub(crate) fn replace(tmp: &Path, to: &Path, bytes: &[u8]) -> io::Result<()> {
     fs_err::create_dir_all(tmp)?;
     let staged = Staged::reserve(tmp);
+    failpoint::at("advice.write")?;
     fs_err::write(staged.path(), bytes)?;
-    staged.publish(to)
+    failpoint::at("advice.rename")?;
+    staged.publish(to)?;
+    failpoint::at("advice.renamed")
 }
 
 /// Makes the names in `folder` durable.

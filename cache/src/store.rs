@@ -19,7 +19,7 @@ use crate::{
     cache::{absent, blocking},
     digest::BlobDigest,
     error::{Error, Result, during},
-    layout,
+    failpoint, layout,
     staged::nonce,
 };
 
@@ -135,7 +135,9 @@ impl Store {
 
     /// Writes an object atomically, replacing what may be there.
     pub(crate) async fn replace(&self, path: &ObjectPath, bytes: Bytes) -> Result<()> {
-        self.objects.put(path, bytes.into()).await.map(drop).map_err(self.explain("write", path))
+        place(path, "write")?;
+        self.objects.put(path, bytes.into()).await.map(drop).map_err(self.explain("write", path))?;
+        place(path, "written")
     }
 
     /// Writes an object atomically unless there is one; `false` means that there is one.
@@ -147,8 +149,9 @@ impl Store {
             self.replace(path, bytes.clone()).await?;
             return Ok(self.read(path).await? == Some(bytes));
         }
+        place(path, "create")?;
         match self.objects.put_opts(path, bytes.into(), PutMode::Create.into()).await {
-            Ok(_) => Ok(true),
+            Ok(_) => place(path, "created").map(|()| true),
             Err(ObjectError::AlreadyExists { .. } | ObjectError::Precondition { .. }) => Ok(false),
             Err(e) => Err(self.explain("create", path)(e)),
         }
@@ -194,6 +197,7 @@ impl Store {
     /// Removes an object; `false` means that there was none.
     pub(crate) async fn remove(&self, path: &ObjectPath) -> Result<bool> {
         // S3 does not tell whether there was one.
+        place(path, "remove")?;
         let was_there = self.size(path).await?.is_some();
         match self.objects.delete(path).await {
             Ok(()) | Err(ObjectError::NotFound { .. }) => Ok(was_there),
@@ -205,6 +209,7 @@ impl Store {
     pub(crate) async fn set_aside(&self, path: &ObjectPath, reason: &str) -> Result<()> {
         let aside = layout::quarantine(path, nonce());
         tracing::warn!(store = %self.name, %path, %aside, reason, "damaged, set aside");
+        place(path, "set-aside")?;
         match self.objects.rename(path, &aside).await {
             // Somebody else was faster.
             Ok(()) | Err(ObjectError::NotFound { .. }) => Ok(()),
@@ -232,6 +237,11 @@ impl Store {
         }
         Ok(true)
     }
+}
+
+/// A place at which tests may step in.
+fn place(path: &ObjectPath, step: &str) -> Result<()> {
+    failpoint::on_object(path, step).map_err(during(|| format!("write {path}")))
 }
 
 /// Reads a file in parts of 8 MiB off the async threads, and hashes what it reads.

@@ -60,6 +60,7 @@ macro_rules! store_suite {
             materialize_is_all_or_nothing
             a_lease_keeps_the_other_out
             an_expired_lease_is_fenced
+            clocks_that_jump_hold_nobody_up
             of_racing_acquisitions_one_wins
         );
     };
@@ -400,6 +401,31 @@ pub async fn an_expired_lease_is_fenced(clients: Clients) {
     clients.second.shared().replace(&layout::lease(&key, 2), Bytes::from_static(b"{")).await.unwrap();
     assert!(!clients.second.still_holds(&new).await.unwrap());
     assert_eq!(granted(clients.first.acquire(&key, &stranger("eve"), now, MINUTE).await.unwrap()).attempt, 3);
+}
+
+/// A holder whose clock was far ahead, or a waiter whose clock jumps back: once nothing was heard for two lifetimes, the lease
+/// passes on; as long as it is renewed it does not, and who comes back is fenced.
+pub async fn clocks_that_jump_hold_nobody_up(clients: Clients) {
+    let key = StageKey::of(b"key");
+    let now = SystemTime::UNIX_EPOCH + 10_000 * MINUTE;
+    let ahead = now + 5000 * MINUTE;
+    let old = granted(clients.first.acquire(&key, &stranger("ada"), ahead, MINUTE).await.unwrap());
+    let ask = async |now| clients.second.acquire(&key, &stranger("bob"), now, MINUTE).await.unwrap();
+    assert!(matches!(ask(now).await, Acquired::HeldBy { .. }));
+    assert!(matches!(ask(now + 2 * MINUTE).await, Acquired::HeldBy { .. }));
+    assert!(clients.first.renew(&old, ahead + MINUTE / 4).await.unwrap());
+    assert!(matches!(ask(now + 3 * MINUTE).await, Acquired::HeldBy { .. }), "it was renewed");
+    // One's own clock jumps back by a day: counting begins again.
+    let back = now - 1440 * MINUTE;
+    assert!(matches!(ask(back).await, Acquired::HeldBy { .. }));
+    assert!(matches!(ask(back + 2 * MINUTE).await, Acquired::HeldBy { .. }));
+    let new = granted(ask(back + 2 * MINUTE + MINUTE / 4).await);
+    assert!(new.attempt > old.attempt);
+    assert!(!clients.first.renew(&old, ahead + MINUTE).await.unwrap(), "who lost it hears so");
+    // The other way: a clock that jumps ahead takes a lease that lives, and the one who had it is fenced, not doubled.
+    let far = granted(clients.first.acquire(&key, &stranger("eve"), ahead + MINUTE, MINUTE).await.unwrap());
+    assert!(!clients.second.still_holds(&new).await.unwrap());
+    assert!(clients.first.still_holds(&far).await.unwrap());
 }
 
 /// However many ask at once, one gets it, again and again.

@@ -4,4 +4,5 @@ mod collect;
 mod conformance;
 mod failures;
 mod layouts;
+mod patience;
 mod speed;

@@ -63,7 +63,7 @@ impl Tiers {
             None => remote.read(&tree).await?.ok_or(no_artifact)?,
         };
         stream::iter(Manifest::from_bytes(&bytes)?.blobs())
-            .map(|(blob, size)| async move { self.push(remote, &blob, size).await })
+            .map(|(blob, size)| async move { self.push(remote, &blob, size).await.map(drop) })
             .buffer_unordered(8)
             .try_collect::<()>()
             .await?;

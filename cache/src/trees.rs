@@ -12,10 +12,10 @@ use rayon::prelude::*;
 
 use crate::{
     blobs::Candidate,
-    cache::{Cache, blocking},
+    cache::{Cache, absent, blocking},
     digest::{ArtifactDigest, BlobDigest},
     error::{Error, Result, during},
-    layout,
+    failpoint, layout,
     link::{Linker, Share},
     manifest::{Entry, Manifest, RelPath},
     memo::HashMemo,
@@ -72,7 +72,7 @@ fn hash_files(dir: &Path, memo: Option<&HashMemo>) -> Result<(Manifest, BTreeMap
     Ok((manifest, candidates))
 }
 
-fn walk(dir: &Path, prefix: &str, files: &mut Vec<(RelPath, PathBuf)>) -> Result<()> {
+pub(crate) fn walk(dir: &Path, prefix: &str, files: &mut Vec<(RelPath, PathBuf)>) -> Result<()> {
     let refuse = |path: &Path, reason| Err(Error::Unsupported { path: path.to_owned(), reason });
     for entry in fs_err::read_dir(dir).map_err(during(|| "list a folder"))? {
         let entry = entry.map_err(during(|| "list a folder"))?;
@@ -104,8 +104,8 @@ pub(crate) fn hash_file(path: &Path, size: u64) -> io::Result<BlobDigest> {
 }
 
 impl Cache {
-    /// Publishes the files of `dir` as an artifact: blobs first, each atomically, then the manifest. They are durable a few
-    /// seconds later, or after [`Cache::flush`].
+    /// Publishes the files of `dir` as an artifact: blobs first, durable and each atomically, then the manifest, which is
+    /// durable before a record names it.
     ///
     /// A folder inside the store (a [`WorkDir`](crate::WorkDir)) belongs to the store: where the disk cannot clone, its files
     /// are hard-linked and become read-only. From any other folder they are cloned or copied, and stay as they are.
@@ -128,6 +128,27 @@ impl Cache {
         Ok(Published { digest, manifest })
     }
 
+    /// The manifest of an artifact, if it is in the local store and whole.
+    pub(crate) async fn local_manifest(&self, digest: &ArtifactDigest) -> Result<Option<Manifest>> {
+        let Some(bytes) = self.store().read(&layout::tree(digest)).await? else { return Ok(None) };
+        Ok(if ArtifactDigest::of(&bytes) == *digest { Manifest::from_bytes(&bytes).ok() } else { None })
+    }
+
+    /// Are the manifest and every blob in the local store, each blob with its size?
+    pub async fn is_local(&self, digest: &ArtifactDigest) -> Result<bool> {
+        let Some(manifest) = self.local_manifest(digest).await? else { return Ok(false) };
+        let store = self.store().clone();
+        blocking(move || {
+            for (blob, size) in manifest.blobs() {
+                if !store.has_local(&blob, size)? {
+                    return Ok(false);
+                }
+            }
+            Ok(true)
+        })
+        .await
+    }
+
     /// The manifest of an artifact, from the local store or else the remote one. A damaged one is set aside.
     pub async fn manifest(&self, digest: &ArtifactDigest) -> Result<Option<Manifest>> {
         let path = layout::tree(digest);
@@ -135,6 +156,7 @@ impl Cache {
             let Some(bytes) = store.read(&path).await? else { continue };
             let read = if ArtifactDigest::of(&bytes) == *digest { Manifest::from_bytes(&bytes).ok() } else { None };
             let Some(manifest) = read else {
+                self.known().doubt(digest);
                 store.set_aside(&path, "a manifest whose bytes are not those of its name").await?;
                 continue;
             };
@@ -143,6 +165,7 @@ impl Cache {
             }
             return Ok(Some(manifest));
         }
+        self.known().doubt(digest);
         Ok(None)
     }
 
@@ -189,13 +212,42 @@ impl Cache {
         Ok(manifest)
     }
 
+    /// [`Cache::fetch`], and every blob is read: one whose bytes are not those of its name is set aside, and brought from
+    /// the remote store where there is one.
+    async fn fetch_sound(&self, digest: &ArtifactDigest) -> Result<Manifest> {
+        let manifest = self.fetch(digest).await?;
+        let (tiers, blobs) = (self.tiers().clone(), manifest.blobs());
+        let damaged: Vec<BlobDigest> = blocking(move || {
+            let blobs: Vec<(BlobDigest, u64)> = blobs.into_iter().collect();
+            let read = |(blob, size): &(BlobDigest, u64)| {
+                let Some(file) = tiers.local.blob(blob) else { return Ok(None) };
+                let found = absent(hash_file(&file, *size)).map_err(during(|| "read a blob"))?;
+                Ok((found != Some(*blob)).then_some(*blob))
+            };
+            let read: Vec<Option<BlobDigest>> = blobs.par_iter().map(read).collect::<Result<_>>()?;
+            Ok(read.into_iter().flatten().collect())
+        })
+        .await?;
+        if damaged.is_empty() {
+            return Ok(manifest);
+        }
+        for blob in &damaged {
+            self.store().set_aside(&layout::blob(blob), "its bytes are not those of its name").await?;
+        }
+        // What comes from afar is hashed as it comes.
+        match self.fetch(digest).await {
+            Err(Error::NoBlob { digest }) if damaged.contains(&digest) => Err(Error::Corrupt { digest }),
+            fetched => fetched,
+        }
+    }
+
     /// Makes `dest`, which must not exist, a folder with the files of the artifact: clones of or hard links to blobs
-    /// where the disk can, all read-only. It appears whole or not at all.
+    /// where the disk can, all read-only. It appears whole or not at all, and every byte of it was checked.
     pub async fn materialize(&self, digest: &ArtifactDigest, dest: &Path) -> Result<()> {
         if fs_err::symlink_metadata(dest).is_ok() {
             return Err(Error::Exists { path: dest.to_owned() });
         }
-        let manifest = self.fetch(digest).await?;
+        let manifest = self.fetch_sound(digest).await?;
         let (tiers, dest) = (self.tiers().clone(), dest.to_owned());
         blocking(move || {
             let what = || format!("materialize into {}", dest.display());
@@ -210,6 +262,7 @@ impl Cache {
                 let Some(from) = tiers.local.blob(&entry.digest) else { continue };
                 let place = || -> io::Result<()> {
                     tiers.local.step("materialize a file")?;
+                    failpoint::at("inputs.link")?;
                     if let Some(parent) = to.parent() {
                         fs_err::create_dir_all(parent)?;
                     }
@@ -217,7 +270,12 @@ impl Cache {
                 };
                 place().map_err(during(what))?;
             }
-            aside.publish(&dest).map_err(during(what))
+            let appear = || -> io::Result<()> {
+                failpoint::at("inputs.rename")?;
+                aside.publish(&dest)?;
+                failpoint::at("inputs.renamed")
+            };
+            appear().map_err(during(what))
         })
         .await
     }

@@ -29,6 +29,8 @@ pub struct VerifyReport {
     pub newer_records: BTreeSet<StageKey>,
     /// Records of which the artifact is not complete, here or in the remote store. After `gc` there may well be some.
     pub incomplete: BTreeSet<StageKey>,
+    /// Of those, the ones that what was set aside now belonged to: their stages will run again.
+    pub damaged: BTreeSet<StageKey>,
     /// Temporaries, of a process that works now or of one that was killed; `gc` removes those that are old.
     pub stray: BTreeSet<PathBuf>,
 }
@@ -83,7 +85,14 @@ impl Cache {
             let Some(key) = layout::id::<StageKey>(&meta.location) else { continue };
             match store.record(&key).await {
                 Ok(Some(record)) if self.is_complete(&record.artifact).await? => {}
-                Ok(Some(_)) => drop(report.incomplete.insert(key)),
+                Ok(Some(record)) => {
+                    report.incomplete.insert(key);
+                    let manifest = self.local_manifest(&record.artifact).await?;
+                    let lost = manifest.is_some_and(|m| m.blobs().keys().any(|blob| report.corrupt.contains(blob)));
+                    if lost || report.corrupt_artifacts.contains(&record.artifact) {
+                        report.damaged.insert(key);
+                    }
+                }
                 Ok(None) => drop(report.corrupt_records.insert(key)),
                 Err(crate::Error::NewerRecord { .. }) => drop(report.newer_records.insert(key)),
                 Err(e) => return Err(e),

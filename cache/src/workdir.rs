@@ -9,6 +9,8 @@ use crate::{
     cache::{Cache, absent},
     digest::StageKey,
     error::{Error, Result, during},
+    failpoint,
+    staged::nonce,
 };
 
 /// The folder of a stage key. It is on the disk of the store, so that publishing its output moves no bytes.
@@ -22,9 +24,23 @@ impl Cache {
     pub fn work_dir(&self, key: &StageKey) -> Result<WorkDir> {
         let work = WorkDir { path: self.local().work(key) };
         for folder in [work.output(), work.scratch()] {
+            failpoint::at("work.create").map_err(during(|| "create a work dir"))?;
             fs_err::create_dir_all(folder).map_err(during(|| "create a work dir"))?;
         }
         Ok(work)
+    }
+
+    /// Moves a work dir of which nothing is needed any more out of the way of its key, for [`WorkDir::remove`] when there is
+    /// time: who has the key's lease next finds nothing, and loses nothing.
+    pub fn put_away(&self, work: &WorkDir) -> Result<WorkDir> {
+        let away = self.local().tmp().join(format!("{:016x}", nonce()));
+        let run = || {
+            failpoint::at("work.put-away")?;
+            fs_err::rename(work.path(), &away)?;
+            failpoint::at("work.removed")
+        };
+        run().map_err(during(|| "put a work dir away"))?;
+        Ok(WorkDir { path: away })
     }
 }
 
@@ -83,8 +99,9 @@ impl WorkDir {
 
     /// Removes it with all that is in it.
     pub fn remove(&self) -> Result<()> {
+        failpoint::at("work.remove").map_err(during(|| "remove a work dir"))?;
         absent(fs_err::remove_dir_all(&self.path)).map_err(during(|| "remove a work dir"))?;
-        Ok(())
+        failpoint::at("work.removed").map_err(during(|| "remove a work dir"))
     }
 }
 
@@ -112,5 +129,11 @@ mod tests {
         again.remove().unwrap();
         again.remove().unwrap();
         assert!(!again.path().exists());
+
+        let work = cache.work_dir(&key).unwrap();
+        let away = cache.put_away(&work).unwrap();
+        assert!(!work.path().exists() && away.output().exists());
+        away.remove().unwrap();
+        assert!(!away.path().exists());
     }
 }

@@ -148,7 +148,7 @@ fn tokens() -> ItemsCount {
 
 #[divan::bench_group(sample_count = 10, sample_size = 1)]
 mod train_step {
-    use super::*;
+    use super::{Bencher, Trainable, mixture, updates};
 
     #[divan::bench(args = [256, 512])]
     fn dense(bencher: Bencher<'_, '_>, width: usize) {
@@ -169,7 +169,7 @@ mod train_step {
 
 #[divan::bench_group(sample_count = 10, sample_size = 1)]
 mod forward {
-    use super::*;
+    use super::{Bencher, mixture, passes};
 
     #[divan::bench]
     fn dense(bencher: Bencher<'_, '_>) {

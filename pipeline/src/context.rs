@@ -23,12 +23,15 @@ use crate::{
 
 /// Progress and metrics are written at most this often: they are for eyes.
 const REPORT_EVERY: Duration = Duration::from_millis(100);
+/// And to the log at most this often: it is kept.
+const LOG_EVERY: Duration = Duration::from_secs(10);
 
 /// A stage's view of the world.
 pub struct Context {
     job: Job,
     events: Mutex<Option<fs::File>>,
     last_progress: Mutex<Option<Instant>>,
+    logged: Mutex<[Option<Instant>; 2]>,
     cancelled: Arc<AtomicBool>,
 }
 
@@ -37,7 +40,8 @@ impl Context {
     pub fn new(job: Job, cancelled: Arc<AtomicBool>) -> Self {
         // Events are for eyes: a stage works on without them where the file cannot be had.
         let events = fs::OpenOptions::new().create(true).append(true).open(&job.events).ok();
-        Self { job, events: Mutex::new(events), last_progress: Mutex::new(None), cancelled }
+        let (events, last_progress) = (Mutex::new(events), Mutex::new(None));
+        Self { job, events, last_progress, logged: Mutex::new([None; 2]), cancelled }
     }
 
     /// The one artifact of a role.
@@ -107,17 +111,37 @@ impl Context {
             }
             *last = Some(Instant::now());
         }
+        if self.is_to_be_logged(0, total == Some(done)) {
+            let total = total.map(|total| format!(" of {total}")).unwrap_or_default();
+            tracing::info!("{done}{total} {unit}");
+        }
         self.say(&Report::Progress { done, total, unit: unit.to_owned() });
     }
 
     /// Reports figures, such as the loss of a step.
     pub fn metrics(&self, metrics: Value) {
+        if self.is_to_be_logged(1, false) {
+            tracing::info!("{metrics}");
+        }
         self.say(&Report::Metrics { metrics });
     }
 
     /// A remark that is worth a line on the terminal and in the report.
     pub fn note(&self, text: impl Into<String>) {
-        self.say(&Report::Note { text: text.into() });
+        let text = text.into();
+        tracing::info!("{text}");
+        self.say(&Report::Note { text });
+    }
+
+    /// Whether the log has not heard of this for long, or must hear of it.
+    fn is_to_be_logged(&self, what: usize, must: bool) -> bool {
+        let Ok(mut logged) = self.logged.lock() else { return false };
+        let Some(last) = logged.get_mut(what) else { return false };
+        let due = must || last.is_none_or(|at| at.elapsed() >= LOG_EVERY);
+        if due {
+            *last = Some(Instant::now());
+        }
+        due
     }
 
     fn say(&self, report: &Report) {

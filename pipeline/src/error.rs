@@ -64,8 +64,19 @@ pub enum Error {
         nearest: Option<String>,
     },
     /// A run id that is not in the store.
-    #[error("no run is named `{0}`")]
-    NoSuchRun(String),
+    #[error("no run is named `{name}`")]
+    NoSuchRun {
+        /// What was asked for.
+        name: String,
+        /// The most similar run.
+        nearest: Option<String>,
+    },
+    /// A store in which nothing has run.
+    #[error("there is no run in {}", runs.display())]
+    NoRuns {
+        /// The folder of its runs.
+        runs: PathBuf,
+    },
     /// A job file of another version, or for a kind that this binary does not have.
     #[error("run the job {}: {why}", path.display())]
     Job {
@@ -85,6 +96,15 @@ pub enum Error {
         first: ArtifactDigest,
         /// What was made now.
         second: ArtifactDigest,
+    },
+    /// An input's bytes are damaged or gone; what was damaged has been set aside.
+    #[error("read the input {artifact}")]
+    InputLost {
+        /// The artifact.
+        artifact: ArtifactDigest,
+        /// What the store says.
+        #[source]
+        source: Box<flow_cache::Error>,
     },
     /// A child process could not be started.
     #[error("start the process of stage `{stage}`")]

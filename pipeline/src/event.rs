@@ -51,6 +51,19 @@ pub enum Event {
         /// Cores that it may use.
         cores: u32,
     },
+    /// A stage's attempt failed in a way that another may not; it is tried again after a pause.
+    StageRetrying {
+        /// The stage.
+        stage: StageId,
+        /// The attempt that comes, counted from 1.
+        attempt: u32,
+        /// Attempts that it has in all.
+        of: u32,
+        /// Seconds until then.
+        wait: f64,
+        /// What became of the last attempt.
+        error: StageError,
+    },
     /// How far a stage is.
     StageProgress {
         /// The stage.
@@ -164,6 +177,17 @@ pub enum Report {
         /// The remark.
         text: String,
     },
+    /// See [`Event::StageRetrying`]. Said by the run itself, between two processes of the stage.
+    Retrying {
+        /// The attempt that comes.
+        attempt: u32,
+        /// Attempts in all.
+        of: u32,
+        /// Seconds until then.
+        wait: f64,
+        /// What became of the last one.
+        error: StageError,
+    },
 }
 
 impl Report {
@@ -173,6 +197,7 @@ impl Report {
             Self::Progress { done, total, unit } => Event::StageProgress { stage, done, total, unit },
             Self::Metrics { metrics } => Event::StageMetrics { stage, metrics },
             Self::Note { text } => Event::StageNote { stage, text },
+            Self::Retrying { attempt, of, wait, error } => Event::StageRetrying { stage, attempt, of, wait, error },
         }
     }
 }

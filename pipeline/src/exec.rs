@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use flow_cache::WorkLock;
+use flow_cache::{WorkLock, failpoint};
 use fs_err as fs;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -98,7 +98,9 @@ pub fn exec(path: &Path, registry: &Registry, cancelled: Arc<AtomicBool>) -> Res
     let Some(_lock) = lock(&job.lock, &cancelled)? else {
         return Ok(JobResult { format: FORMAT, error: Some(StageError::cancelled()) });
     };
+    failpoint::at("exec.locked").map_err(Error::io("begin a stage"))?;
     let error = clear(&job.output).and_then(|()| run(path, job, registry, cancelled)).err();
+    failpoint::at("exec.ran").map_err(Error::io("end a stage"))?;
     let result = JobResult { format: FORMAT, error };
     write_json(&result_path, &result)?;
     Ok(result)
@@ -125,7 +127,7 @@ fn clear(output: &Path) -> Result<(), StageError> {
     }
     let cleared = match fs::remove_dir_all(output) {
         Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
-        _ => fs::create_dir_all(output),
+        _ => failpoint::at("exec.clear").and_then(|()| fs::create_dir_all(output)),
     };
     cleared.map_err(|error| StageError::from_error(&error))
 }

@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use flow_cache::StageKey;
+use flow_cache::{StageKey, failpoint};
 use fs_err as fs;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
@@ -75,8 +75,17 @@ pub fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<()> {
     })?;
     text.push(b'\n');
     let beside = path.with_extension("json.part");
-    fs::write(&beside, text).map_err(Error::io("write a file of the run"))?;
-    fs::rename(&beside, path).map_err(Error::io("put a file of the run in place"))
+    let write = || {
+        failpoint::on_file(path, "write")?;
+        fs::write(&beside, text)
+    };
+    write().map_err(Error::io("write a file of the run"))?;
+    let place = || {
+        failpoint::on_file(path, "rename")?;
+        fs::rename(&beside, path)?;
+        failpoint::on_file(path, "renamed")
+    };
+    place().map_err(Error::io("put a file of the run in place"))
 }
 
 /// Reads what [`write_json`] wrote.

@@ -155,6 +155,24 @@ pub fn canonical(value: &Value) -> String {
     visitor.0
 }
 
+/// `path → text` of every leaf of any value, and of every empty map or list.
+pub fn lines(value: &Value) -> BTreeMap<String, String> {
+    let mut visitor = Lines::default();
+    walk(value, &mut visitor);
+    visitor.found
+}
+
+/// What changed from one value to another, by path.
+pub fn changes(old: &Value, new: &Value) -> Vec<Change> {
+    let (before, after) = (lines(old), lines(new));
+    let paths: std::collections::BTreeSet<&String> = before.keys().chain(after.keys()).collect();
+    paths
+        .into_iter()
+        .filter(|path| before.get(*path) != after.get(*path))
+        .map(|path| Change { path: path.clone(), old: before.get(path).cloned(), new: after.get(path).cloned() })
+        .collect()
+}
+
 /// One leaf that differs between two identities.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -180,20 +198,12 @@ impl KeyParts {
 
     /// `path → text` of every leaf.
     pub fn lines(&self) -> BTreeMap<String, String> {
-        let mut visitor = Lines::default();
-        walk(&self.value(), &mut visitor);
-        visitor.found
+        lines(&self.value())
     }
 
     /// What changed from `old` to `self`, by path. Empty exactly if the keys are equal.
     pub fn changes_from(&self, old: &Self) -> Vec<Change> {
-        let (before, after) = (old.lines(), self.lines());
-        let paths: std::collections::BTreeSet<&String> = before.keys().chain(after.keys()).collect();
-        paths
-            .into_iter()
-            .filter(|path| before.get(*path) != after.get(*path))
-            .map(|path| Change { path: path.clone(), old: before.get(path).cloned(), new: after.get(path).cloned() })
-            .collect()
+        changes(&old.value(), &self.value())
     }
 }
 

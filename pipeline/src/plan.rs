@@ -3,14 +3,17 @@
 //! [`prepare`] turns the recipe's stages into typed ones and looks at the sources outside of flow. [`plan`] walks them in
 //! order and asks a [`Probe`] what is in the cache. Nothing is written and nothing is started.
 
+pub mod cause;
+pub mod compare;
 pub mod prepare;
 pub mod probe;
 pub mod reason;
+pub mod written;
 
 use std::collections::BTreeMap;
 
 use flow_cache::{ArtifactDigest, StageKey};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::{
     error::{Result, StageError},
@@ -20,9 +23,11 @@ use crate::{
     recipe::Resources,
     stage::{Decoded, DefaultCores, External, Forecast},
 };
+pub use cause::Cause;
 pub use prepare::{Prepared, prepare};
 pub use probe::{CacheProbe, Probe};
 pub use reason::{Change, Reason};
+pub use written::{Artifacts, WrittenPlan, WrittenStage};
 
 /// One input of a prepared stage.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -96,7 +101,7 @@ impl PreparedStage {
 }
 
 /// What would happen to a stage.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "verdict", rename_all = "kebab-case")]
 pub enum Verdict {
     /// Its artifact is in the cache.

@@ -8,6 +8,7 @@ mod node;
 mod overlay;
 mod raw;
 mod reference;
+mod resources;
 mod scalar;
 mod schema;
 mod set;
@@ -17,17 +18,14 @@ mod yaml;
 
 use std::path::{Path, PathBuf};
 
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
-
 pub use self::decode::{decode, decode_split};
 pub use self::diagnostic::{Diagnostic, FileId, SourceFile, SourceMap, Span, Spanned};
 use self::expand::Known;
 use self::load::Loader;
 pub use self::node::{Entry, Node, Value};
+pub use self::resources::{Resources, Retries};
 pub use self::schema::{KindSchema, recipe_schema};
 use crate::names::{InstanceName, RecipeName, StageId};
-use crate::units::{Bytes, Duration};
 
 /// A recipe, read, overlaid, expanded and checked.
 #[derive(Clone, Debug)]
@@ -100,35 +98,6 @@ pub struct InputRef {
     pub stage: StageId,
     /// Where it is referred to.
     pub span: Span,
-}
-
-/// What a stage needs to run. How and where it runs, so never part of a key.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct Resources {
-    /// Processor cores; all there are where this is not said.
-    pub cores: Option<u32>,
-    /// Memory; the stage's own estimate where this is not said.
-    pub memory: Option<Bytes>,
-    /// GPUs on each node.
-    pub gpus: u32,
-    /// Nodes.
-    pub nodes: u32,
-    /// The time after which the stage is stopped and counts as failed; unlimited where this is not said.
-    pub time: Option<Duration>,
-}
-
-impl Default for Resources {
-    fn default() -> Self {
-        Resources { cores: None, memory: None, gpus: 0, nodes: 1, time: None }
-    }
-}
-
-impl Resources {
-    /// GPUs on all nodes together.
-    pub fn devices(&self) -> u32 {
-        self.gpus.saturating_mul(self.nodes.max(1))
-    }
 }
 
 /// What is laid over a recipe when it is read.
@@ -243,16 +212,7 @@ pub fn resolved_json(recipe: &Recipe) -> serde_json::Value {
             ("kind", stage.kind.value.as_str().into()),
             ("with", stage.with.to_json()),
             ("inputs", inputs.collect()),
-            (
-                "resources",
-                serde_json::json!({
-                    "cores": stage.resources.cores,
-                    "gpus": stage.resources.gpus,
-                    "memory": stage.resources.memory,
-                    "nodes": stage.resources.nodes,
-                    "time": stage.resources.time,
-                }),
-            ),
+            ("resources", serde_json::json!(stage.resources)),
         ]);
         (stage.id.to_string(), json)
     });

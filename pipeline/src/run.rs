@@ -4,9 +4,12 @@ pub mod attempt;
 pub mod capacity;
 pub mod drive;
 pub mod folder;
+pub mod history;
 pub mod schedule;
+mod work;
 
 pub use capacity::Shortfall;
 pub use drive::{RunOptions, run};
 pub use folder::RunFolder;
+pub use history::{RunSummary, Standing};
 pub use schedule::{Capacity, Need};

@@ -32,6 +32,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+/// How long a stage has here to save its state.
+const GRACE: Duration = Duration::from_secs(2);
+
 #[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct CountParams {
@@ -46,8 +49,12 @@ enum How {
     Politely,
     /// Hears nothing, and has a child of its own.
     Deaf,
-    /// Kills itself at the third step.
+    /// Kills itself at the third step, the first time that it is there.
     Suicidal,
+    /// Fails by itself at the third step.
+    Wrong,
+    /// Leaves a child behind that would go on for long.
+    Leaving,
 }
 
 /// Counts, a step every ten milliseconds, and goes on from the last step that it saved.
@@ -74,7 +81,7 @@ impl Kind for Count {
         let from: u64 = fs_err::read_to_string(&saved).ok().and_then(|text| text.parse().ok()).unwrap_or(0);
         let again = ctx.scratch().join("pids").exists();
         let mut pids = vec![std::process::id().to_string()];
-        if params.how == How::Deaf && !again {
+        if params.how == How::Leaving || params.how == How::Deaf && !again {
             let child = Command::new("sleep").arg("1000").stdin(Stdio::null()).spawn().unwrap();
             pids.push(child.id().to_string());
         }
@@ -88,8 +95,12 @@ impl Kind for Count {
             fs_err::rename(ctx.scratch().join("part"), &saved).unwrap();
             ctx.progress(at + 1, Some(params.to), "steps");
             println!("step {}", at + 1);
-            if params.how == How::Suicidal && at == 2 {
-                kill_process(rustix::process::getpid(), Signal::KILL).unwrap();
+            if at == 2 {
+                match params.how {
+                    How::Suicidal => kill_process(rustix::process::getpid(), Signal::KILL).unwrap(),
+                    How::Wrong => return Err(StageError::new("it cannot go well")),
+                    How::Politely | How::Deaf | How::Leaving => {}
+                }
             }
             if !(params.how == How::Deaf && again) {
                 thread::sleep(Duration::from_millis(10));
@@ -130,7 +141,7 @@ async fn run(store: &Path, recipe: &str) -> RunState {
     let recipe = recipe::parse_str("r.yaml", recipe, &LoadOptions::default()).unwrap();
     let hash = |path: &Path| cache.hash_memo().digest(path).map(|digest| digest.to_string());
     let prepared = plan::prepare(&recipe, &registry(), &Surroundings { memo: cache.root(), hash: &hash }, &[]).unwrap();
-    let probe = CacheProbe { cache: &cache, recipe: recipe.name.as_str() };
+    let probe = CacheProbe::new(&cache, recipe.name.as_str());
     let numerics = Numerics { backend: "cpu".into(), dtype: "f32".into() };
     let plan = plan::plan(prepared, numerics, &probe, &[]).await.unwrap();
     let folder = RunFolder::create(&cache.root().join("runs")).unwrap();
@@ -144,7 +155,7 @@ async fn run(store: &Path, recipe: &str) -> RunState {
     let (ask, interrupts) = tokio::sync::mpsc::channel(1);
     let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()).unwrap();
     tokio::spawn(async move { while terminate.recv().await.is_some() && ask.send(()).await.is_ok() {} });
-    let executor = Arc::new(Local { program: std::env::current_exe().unwrap() });
+    let executor = Arc::new(Local { program: std::env::current_exe().unwrap(), grace: GRACE });
     let (mut steps, mut watcher_ended) = (0, false);
     let mut watcher = |event: &Stamped, _: &RunState| match event.what {
         Event::StageProgress { .. } => steps += u32::from(!watcher_ended),
@@ -197,6 +208,16 @@ impl World {
     /// The stage's process and what it started.
     fn pids(&self) -> Vec<Pid> {
         self.scratch("pids").unwrap().lines().map(|pid| Pid::from_raw(pid.parse().unwrap()).unwrap()).collect()
+    }
+
+    /// Of every retry of the last run: which attempt, of how many, after how many seconds.
+    fn retries(&self) -> Vec<(u32, u32, f64)> {
+        let log = flow_pipeline::event::log::read(&self.last_run().events()).unwrap();
+        let retries = log.into_iter().filter_map(|event| match event.what {
+            Event::StageRetrying { attempt, of, wait, .. } => Some((attempt, of, wait)),
+            _ => None,
+        });
+        retries.collect()
     }
 
     fn last_run(&self) -> RunFolder {
@@ -283,6 +304,8 @@ fn a_killed_stage_is_a_failed_stage() {
     let stage = World::end(world.start());
     assert_eq!(stage["phase"], "failed");
     assert_eq!(stage["error"]["message"], "its process was killed (signal 9)");
+    let help = stage["error"]["help"].as_str().unwrap();
+    assert!(help.contains("out of memory") && help.contains("`resources.memory`"), "{help}");
     assert_eq!(stage["log_tail"], serde_json::json!(["step 1", "step 2", "step 3"]));
     assert_eq!(world.scratch("at").as_deref(), Some("3"));
 
@@ -297,7 +320,7 @@ fn a_killed_stage_is_a_failed_stage() {
 fn a_stage_that_takes_too_long_saves_its_state() {
     let world = World::new("politely", 100, ", resources: { time: 300ms }");
     let stage = World::end(world.start());
-    assert_eq!(stage["error"]["message"], "it ran longer than its `resources.time` allows");
+    assert_eq!(stage["error"]["message"], "it ran longer than its `resources.time` of 300ms allows");
     let at: u64 = world.scratch("at").unwrap().parse().unwrap();
     let second = World::end(world.start());
     assert_eq!(noted(&second), at);
@@ -319,14 +342,75 @@ fn two_runs_do_not_do_the_same_work() {
     assert!(waited, "{log:?}");
 }
 
+/// A stage that hangs and hears nothing is asked, then killed with its children, and told apart from one that was killed.
+fn a_stage_that_hangs_is_killed_at_its_timeout() {
+    let world = World::new("deaf", 100_000, ", resources: { timeout: 300ms, time: 1h, retries: { attempts: 3 } }");
+    let clock = Instant::now();
+    let stage = World::end(world.start());
+    let took = clock.elapsed();
+    assert!(took > GRACE && took < GRACE * 4, "{took:?}");
+    assert_eq!(stage["error"]["message"], "it ran longer than its `resources.timeout` of 300ms allows");
+    assert!(stage["error"]["help"].as_str().unwrap().contains("raise the limit"), "{stage}");
+    wait("the end of the stage and its child", || world.pids().iter().all(|pid| is_gone(*pid)).then_some(()));
+}
+
+/// Ctrl-C once asks, twice ends at once what does not hear.
+fn the_second_interrupt_ends_it_at_once() {
+    let world = World::new("deaf", 100_000, "");
+    let run = world.start();
+    world.wait_for_step(3);
+    let pids = world.pids();
+    kill_process(Pid::from_child(&run), Signal::TERM).unwrap();
+    thread::sleep(Duration::from_millis(200));
+    assert!(!is_gone(pids[0]), "it has time to save its state");
+    let clock = Instant::now();
+    kill_process(Pid::from_child(&run), Signal::TERM).unwrap();
+    assert_eq!(World::end(run)["phase"], "stopped");
+    assert!(clock.elapsed() < GRACE / 2, "{:?}", clock.elapsed());
+    wait("the end of the stage and its child", || pids.iter().all(|pid| is_gone(*pid)).then_some(()));
+}
+
+fn what_a_stage_leaves_behind_ends_with_it() {
+    let world = World::new("leaving", 5, "");
+    let run = world.start();
+    let pids = wait("both processes", || world.scratch("pids").filter(|text| text.lines().count() == 2));
+    assert_eq!(World::end(run)["phase"], "finished");
+    for pid in pids.lines() {
+        let pid = Pid::from_raw(pid.parse().unwrap()).unwrap();
+        wait("the end of what was left behind", || is_gone(pid).then_some(()));
+    }
+}
+
+/// A killed stage is tried again and goes on from what it had saved; one that fails by itself is not.
+fn what_may_go_well_is_tried_again() {
+    const RETRIES: &str = ", resources: { retries: { attempts: 3, backoff: 20ms } }";
+    let world = World::new("suicidal", 6, RETRIES);
+    let stage = World::end(world.start());
+    assert_eq!(stage["phase"], "finished");
+    let notes: Vec<&str> = stage["notes"].as_array().unwrap().iter().map(|note| note.as_str().unwrap()).collect();
+    assert_eq!(notes, ["from 0", "attempt 2 of 3, since its process was killed (signal 9)", "from 3"]);
+    assert_eq!(world.retries(), [(2, 3, 0.02)]);
+    // The retries are no part of the key.
+    assert_eq!(World::end(World { recipe: World::new("suicidal", 6, "").recipe, ..world }.start())["phase"], "cached");
+
+    let world = World::new("wrong", 6, RETRIES);
+    let stage = World::end(world.start());
+    assert_eq!(stage["error"]["message"], "it cannot go well");
+    assert_eq!(world.retries(), []);
+}
+
 fn tests(filter: Option<&str>) -> ExitCode {
-    let tests: [(&str, fn()); 6] = [
+    let tests: [(&str, fn()); 10] = [
         ("after_kill_9_the_same_command_goes_on", after_kill_9_the_same_command_goes_on),
         ("a_deaf_orphan_is_killed_with_its_children", a_deaf_orphan_is_killed_with_its_children),
         ("an_interrupted_run_saves_its_state", an_interrupted_run_saves_its_state),
         ("a_killed_stage_is_a_failed_stage", a_killed_stage_is_a_failed_stage),
         ("a_stage_that_takes_too_long_saves_its_state", a_stage_that_takes_too_long_saves_its_state),
         ("two_runs_do_not_do_the_same_work", two_runs_do_not_do_the_same_work),
+        ("a_stage_that_hangs_is_killed_at_its_timeout", a_stage_that_hangs_is_killed_at_its_timeout),
+        ("the_second_interrupt_ends_it_at_once", the_second_interrupt_ends_it_at_once),
+        ("what_a_stage_leaves_behind_ends_with_it", what_a_stage_leaves_behind_ends_with_it),
+        ("what_may_go_well_is_tried_again", what_may_go_well_is_tried_again),
     ];
     // At once: they mostly wait.
     let running: Vec<_> = tests

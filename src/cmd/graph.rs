@@ -11,13 +11,23 @@ use super::planning;
 use crate::{
     cli::{GraphArgs, GraphFormat},
     failure::Ended,
+    view,
 };
 
 /// Runs the command.
-pub fn graph(args: &GraphArgs) -> Ended {
+pub fn graph(args: &GraphArgs, json: bool) -> Ended {
     let recipe = planning::load(&args.recipe)?;
     let drawing = of(&recipe);
     let drawing = if args.collapse { drawing.collapsed() } else { drawing };
+    if json {
+        let nodes: Vec<_> = drawing
+            .nodes
+            .iter()
+            .map(|n| serde_json::json!({ "stage": n.label, "kind": n.kind, "of": n.group }))
+            .collect();
+        view::json::pretty(&serde_json::json!({ "stages": nodes, "edges": drawing.edges }));
+        return Ok(ExitCode::SUCCESS);
+    }
     let text = match args.format {
         GraphFormat::Dot => drawing.dot(),
         GraphFormat::Mermaid => drawing.mermaid(),

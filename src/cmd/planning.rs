@@ -1,16 +1,18 @@
 //! What `run`, `plan`, `graph` and `report` have in common: recipe, store and plan.
 
-use flow_cache::{Cache, HashMemo, Location};
+use std::path::Path;
+
+use flow_cache::{Cache, HashMemo, Location, Patience};
 use flow_pipeline::{
     key::Numerics,
     names::StageId,
-    plan::{self, CacheProbe, Plan, Prepared},
+    plan::{self, Artifacts, CacheProbe, Plan, Prepared, WrittenPlan, cause},
     recipe::{self, LoadOptions, Recipe},
     registry::Registry,
 };
 
 use crate::{
-    cli::{RecipeArgs, StoreArgs},
+    cli::{DeviceArgs, RecipeArgs, StoreArgs},
     failure::Failure,
 };
 
@@ -23,14 +25,16 @@ pub fn load(args: &RecipeArgs) -> Result<Recipe, Failure> {
 /// Opens the store and the one behind it.
 pub async fn open(args: &StoreArgs) -> Result<Cache, Failure> {
     let remote = args.remote.as_deref().map(str::parse::<Location>).transpose()?;
-    Ok(Cache::open(&args.store, remote.as_ref()).await?)
+    let patience =
+        Patience { timeout: args.remote_timeout.as_std(), attempts: args.remote_attempts, ..Patience::default() };
+    Ok(Cache::open_with(&args.store, remote.as_ref(), patience).await?)
 }
 
 /// Types the recipe's stages and looks at their sources.
 pub fn prepare(recipe: &Recipe, registry: &Registry, cache: &Cache, targets: &[String]) -> Result<Prepared, Failure> {
     let targets = stage_ids(targets)?;
     let memo = cache.hash_memo();
-    let hash = |path: &std::path::Path| memo.digest(path).map(|digest| digest.to_string());
+    let hash = |path: &Path| memo.digest(path).map(|digest| digest.to_string());
     let folder = cache.root().join("memo");
     let surroundings = plan::prepare::Surroundings { memo: &folder, hash: &hash };
     // Sources on object stores are listed and hashed by a runtime of their own, which must not start inside of this one.
@@ -55,7 +59,67 @@ pub async fn plan(prepared: Prepared, cache: &Cache, device: &str, recheck: &[St
     let numerics = numerics(device)?;
     let recheck = stage_ids(recheck)?;
     let recipe = prepared.recipe.clone();
-    Ok(plan::plan(prepared, numerics, &CacheProbe { cache, recipe: &recipe }, &recheck).await?)
+    Ok(plan::plan(prepared, numerics, &CacheProbe::new(cache, &recipe), &recheck).await?)
+}
+
+/// The plan as it is written, with the causes of all that would run.
+pub async fn explained(plan: &Plan, cache: &Cache) -> Result<WrittenPlan, Failure> {
+    let mut written = WrittenPlan::of(plan);
+    let artifacts = written.artifacts();
+    explain(&mut written, &artifacts, cache).await?;
+    Ok(written)
+}
+
+/// Adds the causes of all that runs to a plan whose stages have these artifacts.
+pub async fn explain(written: &mut WrittenPlan, artifacts: &Artifacts, cache: &Cache) -> Result<(), Failure> {
+    let recipe = written.recipe.clone();
+    let mut causes = cause::explain(written, artifacts, &CacheProbe::new(cache, &recipe)).await?;
+    for stage in &mut written.stages {
+        stage.because = causes.remove(&stage.stage).unwrap_or_default();
+    }
+    Ok(())
+}
+
+/// The plan of a recipe against a store, with causes.
+pub async fn planned(
+    recipe: &RecipeArgs,
+    stages: &[String],
+    cache: &Cache,
+    device: &DeviceArgs,
+) -> Result<WrittenPlan, Failure> {
+    let recipe = load(recipe)?;
+    let prepared = prepare(&recipe, &flow_stages::registry(), cache, stages)?;
+    let plan = plan(prepared, cache, device.device(&recipe), &[]).await?;
+    explained(&plan, cache).await
+}
+
+/// A store that must be there: what only looks makes none.
+pub fn open_existing(folder: &Path) -> Result<Cache, Failure> {
+    if !folder.is_dir() {
+        let message = format!("there is no store in {}", folder.display());
+        return Err(Failure::usage(message, Some("`flow run RECIPE` makes one; `--store` names another".to_owned())));
+    }
+    Ok(Cache::open_local(folder)?)
+}
+
+/// The one stage of these that a person names.
+pub fn choose<'a>(ids: impl Iterator<Item = &'a StageId>, name: &str) -> Result<StageId, Failure> {
+    let ids: Vec<&StageId> = ids.collect();
+    if let Some(id) = ids.iter().find(|id| id.to_string() == name) {
+        return Ok((*id).clone());
+    }
+    let instances: Vec<&StageId> = ids.iter().copied().filter(|id| id.base().as_str() == name).collect();
+    match instances.as_slice() {
+        [] => Err(plan::prepare::no_such_stage(name, ids.iter().copied()).into()),
+        [one] => Ok((*one).clone()),
+        several => {
+            let names: Vec<String> = several.iter().map(ToString::to_string).collect();
+            Err(Failure::usage(
+                format!("`{name}` stands for {} stages", several.len()),
+                Some(format!("name one of them: {}", names.join(", "))),
+            ))
+        }
+    }
 }
 
 /// What the device has to do with the bytes of a result. Fails before anything runs if it cannot be used.

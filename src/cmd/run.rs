@@ -6,7 +6,7 @@ use flow_cache::{Cache, FlushReport};
 use flow_pipeline::{
     Error,
     event::{Outcome, Stamped, state::RunState},
-    executor::local::Local,
+    executor::local::{GRACE, Local},
     plan::Plan,
     recipe::{self, Recipe},
     run::{self, RunFolder, RunOptions, capacity},
@@ -44,7 +44,8 @@ async fn run_recipe(recipe: &Recipe, args: &RunArgs, json: bool) -> Ended {
         return Err(Error::Sources(blocked).into());
     }
     let folder = RunFolder::create(&cache.root().join("runs"))?;
-    folder.freeze(&recipe::resolved_json(recipe), &view::plan::value(&plan))?;
+    let written = planning::explained(&plan, &cache).await?;
+    folder.freeze(&recipe::resolved_json(recipe), &written)?;
     let options = RunOptions {
         capacity,
         device: device.to_owned(),
@@ -123,6 +124,6 @@ async fn watch(
             terminal.see(event, state);
         }
     };
-    let executor = Arc::new(Local { program });
+    let executor = Arc::new(Local { program, grace: GRACE });
     Ok(run::run(plan, cache, executor, options, folder, interrupts, &mut watcher).await?)
 }

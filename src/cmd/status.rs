@@ -2,22 +2,20 @@
 
 use std::{io::Write, process::ExitCode};
 
-use flow_pipeline::{
-    event::{log, state::RunState},
-    run::RunFolder,
-};
+use flow_pipeline::{event, run::RunFolder};
 
 use crate::{cli::StatusArgs, failure::Ended, view};
 
 /// Runs the command.
 pub fn status(args: &StatusArgs, json: bool) -> Ended {
-    let folder = RunFolder::open(&args.store.join("runs"), args.run.as_deref())?;
-    let state = RunState::replay(&log::read(&folder.events())?);
+    let folder = RunFolder::open(&args.folder.store.join("runs"), args.run.as_deref())?;
+    let state = folder.state()?;
+    let (standing, now) = (folder.standing(&state), event::now());
     if json {
-        view::json::pretty(&state);
+        view::json::pretty(&view::status::value(&state, standing, &now));
     } else {
         // A reader that went away wants no more.
-        let _ = write!(std::io::stdout(), "{}", view::status::text(&state, folder.is_alive()));
+        let _ = write!(std::io::stdout(), "{}", view::status::text(&state, standing, &now));
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -19,6 +19,23 @@ pub fn duration(seconds: f64) -> String {
     format!("{:.1} days", seconds / 86_400.0)
 }
 
+/// `1 run`, `2 runs`.
+pub fn counted(count: usize, word: &str) -> String {
+    if count == 1 { format!("1 {word}") } else { format!("{count} {word}s") }
+}
+
+/// How long ago a time (RFC 3339) was, roughly.
+pub fn age(time: &str) -> String {
+    let Ok(then) = time.parse::<jiff::Timestamp>() else { return "–".into() };
+    let seconds = jiff::Timestamp::now().duration_since(then).as_secs().max(0);
+    match seconds {
+        ..60 => format!("{seconds} s"),
+        60..3600 => format!("{} min", seconds / 60),
+        3600..172_800 => format!("{} h", seconds / 3600),
+        _ => format!("{} days", seconds / 86_400),
+    }
+}
+
 /// `950`, `1.2K`, `33.3B`, `1.00e22` beyond what has a letter.
 pub fn count(value: f64) -> String {
     for (scale, letter) in [(1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "K")] {
@@ -58,6 +75,7 @@ mod tests {
         let read: Vec<String> = [0.04, 59.96, 123.0, 4800.0, 1e6].map(duration).into();
         assert_eq!(read, ["0.0 s", "60.0 s", "2 min 03 s", "1 h 20 min", "11.6 days"]);
         assert_eq!([950.0, 1234.0, 33.3e9, 1e12, 4.2e22].map(count), ["950", "1.2K", "33.3B", "1.0T", "4.20e22"]);
+        assert_eq!([0, 1, 2].map(|count| counted(count, "run")), ["0 runs", "1 run", "2 runs"]);
         assert_eq!([12, 2048, 5 << 30].map(bytes), ["12 B", "2.0 KiB", "5.0 GiB"]);
     }
 }

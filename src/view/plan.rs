@@ -3,24 +3,28 @@
 use std::fmt::Write;
 
 use console::Style;
-use flow_pipeline::plan::{Plan, PreparedStage, Verdict};
-use serde_json::{Value, json};
+use flow_pipeline::plan::{
+    Cause, Reason, Verdict, WrittenPlan, WrittenStage,
+    compare::{Comparison, Difference},
+};
 
 use super::numbers::{bytes, count, duration, hours as shown_hours};
 
+/// Causes of one stage that are named in its line.
+const NAMED: usize = 2;
+
 /// The plan for people.
-pub fn text(plan: &Plan) -> String {
+pub fn text(plan: &WrittenPlan) -> String {
     let (cyan, yellow, red) = (Style::new().cyan(), Style::new().yellow(), Style::new().red());
     let mut rows = Vec::new();
-    for &at in plan.graph().order() {
-        let (stage, verdict) = (&plan.stages()[at], &plan.verdicts[at]);
-        let (word, colour, why) = match verdict {
+    for stage in &plan.stages {
+        let (word, colour, why) = match &stage.verdict {
             Verdict::Cached { artifact, .. } => ("cached", &cyan, artifact.short()),
-            Verdict::Run { reason, .. } => ("will run", &yellow, reason.to_string()),
+            Verdict::Run { reason, .. } => ("will run", &yellow, format!("{reason}{}", since(stage, reason))),
             Verdict::Blocked { error } => ("blocked", &red, error.message.clone()),
         };
-        let cost = if matches!(verdict, Verdict::Cached { .. }) { String::new() } else { cost(stage) };
-        rows.push((word, colour, stage.id.to_string(), why, cost));
+        let cost = if matches!(stage.verdict, Verdict::Cached { .. }) { String::new() } else { cost(stage) };
+        rows.push((word, colour, stage.stage.to_string(), why, cost));
     }
     let width = rows.iter().map(|row| row.2.chars().count()).max().unwrap_or(0);
     let mut out = String::new();
@@ -35,8 +39,73 @@ pub fn text(plan: &Plan) -> String {
     out
 }
 
-fn summary(plan: &Plan) -> String {
-    let counted = |what: fn(&Verdict) -> bool| plan.verdicts.iter().filter(|verdict| what(verdict)).count();
+/// What a reason goes back to, where it does not say so itself. A stage that never ran needs no history.
+fn since(stage: &WrittenStage, reason: &Reason) -> String {
+    let first = stage.because.iter().any(|cause| cause.stage == stage.stage && cause.why == Reason::NeverRun);
+    if first {
+        return String::new();
+    }
+    let said = |cause: &Cause| cause.stage == stage.stage && !matches!(reason, Reason::Upstream { .. });
+    let causes: Vec<&Cause> = stage.because.iter().filter(|cause| !said(cause)).collect();
+    let mut text = String::new();
+    for (nth, cause) in causes.iter().take(NAMED).enumerate() {
+        text += if nth == 0 { ", since " } else { " and " };
+        text += &cause_text(cause, stage);
+    }
+    if causes.len() > NAMED {
+        // Writing to a String cannot fail.
+        let _ = write!(text, " and {} more", causes.len() - NAMED);
+    }
+    text
+}
+
+/// A cause as a clause.
+pub fn cause_text(cause: &Cause, of: &WrittenStage) -> String {
+    let stage = if cause.stage == of.stage { "it".to_owned() } else { cause.stage.to_string() };
+    match &cause.why {
+        Reason::NeverRun => format!("{stage} never ran"),
+        Reason::Evicted => format!("the bytes of {stage} are no longer in the store"),
+        Reason::Recheck => format!("{stage} is done again to compare"),
+        Reason::Changed { .. } | Reason::Upstream { .. } => format!("{stage} has {}", cause.why),
+    }
+}
+
+/// What would differ from a run, or differs between two, for people.
+pub fn differences(comparison: &Comparison) -> String {
+    let mut out = String::new();
+    let width = comparison.stages.iter().map(|stage| stage.stage.to_string().chars().count()).max().unwrap_or(0);
+    for stage in &comparison.stages {
+        let (word, colour, why) = match &stage.how {
+            Difference::Added => ("added", Style::new().green(), String::new()),
+            Difference::Removed => ("removed", Style::new().red(), String::new()),
+            Difference::Changed { changes } => {
+                ("changed", Style::new().yellow(), Reason::Changed { changes: changes.clone() }.to_string())
+            }
+            Difference::Waits { stages } => {
+                ("may change", Style::new().yellow(), Reason::Upstream { stages: stages.clone() }.to_string())
+            }
+        };
+        let line = format!("{} {:width$}  {why}", colour.apply_to(format!("{word:>10}")), stage.stage.to_string());
+        // Writing to a String cannot fail.
+        let _ = writeln!(out, "{}", line.trim_end());
+    }
+    let counted = |what: fn(&Difference) -> bool| comparison.stages.iter().filter(|stage| what(&stage.how)).count();
+    let counts = [
+        (counted(|how| matches!(how, Difference::Added)), "added"),
+        (counted(|how| matches!(how, Difference::Removed)), "removed"),
+        (counted(|how| matches!(how, Difference::Changed { .. })), "changed"),
+        (counted(|how| matches!(how, Difference::Waits { .. })), "may change"),
+        (comparison.unchanged, "unchanged"),
+    ];
+    let parts: Vec<String> =
+        counts.iter().filter(|(count, _)| *count > 0).map(|(count, word)| format!("{count} {word}")).collect();
+    let gap = if comparison.stages.is_empty() { "" } else { "\n" };
+    let _ = writeln!(out, "{gap}stages: {}", parts.join(", "));
+    out
+}
+
+fn summary(plan: &WrittenPlan) -> String {
+    let counted = |what: fn(&Verdict) -> bool| plan.stages.iter().filter(|stage| what(&stage.verdict)).count();
     let cached = counted(|verdict| matches!(verdict, Verdict::Cached { .. }));
     let run = counted(|verdict| matches!(verdict, Verdict::Run { .. }));
     let blocked = counted(|verdict| matches!(verdict, Verdict::Blocked { .. }));
@@ -44,28 +113,22 @@ fn summary(plan: &Plan) -> String {
     if blocked > 0 {
         parts.push(format!("{blocked} blocked"));
     }
-    let open = || {
-        plan.stages().iter().zip(&plan.verdicts).filter(|(_, v)| !matches!(v, Verdict::Cached { .. })).map(|(s, _)| s)
-    };
-    let flops: f64 = open().filter_map(|stage| stage.forecast.estimate.flops).sum();
+    let open = || plan.stages.iter().filter(|stage| !matches!(stage.verdict, Verdict::Cached { .. }));
+    let flops: f64 = open().filter_map(|stage| stage.estimate.flops).sum();
     if flops > 0.0 {
         parts.push(format!("{} FLOPs", count(flops)));
     }
-    let hours: f64 = open().filter_map(|stage| stage.forecast.estimate.device_hours).sum();
-    let accelerator = open().find_map(|stage| stage.forecast.estimate.accelerator.clone());
+    let hours: f64 = open().filter_map(|stage| stage.estimate.device_hours).sum();
+    let accelerator = open().find_map(|stage| stage.estimate.accelerator.clone());
     if let Some(accelerator) = accelerator.filter(|_| hours >= 1.0) {
         parts.push(format!("{} device-hours ({accelerator})", count(hours)));
     }
     parts.join(", ")
 }
 
-/// Devices that a stage computes on.
-fn devices(stage: &PreparedStage) -> u64 {
-    u64::from(stage.resources.devices()).max(1)
-}
-
-fn cost(stage: &PreparedStage) -> String {
-    let estimate = &stage.forecast.estimate;
+/// What it would cost, in a line; empty where nothing is known.
+pub fn cost(stage: &WrittenStage) -> String {
+    let estimate = &stage.estimate;
     let mut parts = Vec::new();
     if let Some(tokens) = estimate.tokens {
         parts.push(format!("{} tokens", count(tokens as f64)));
@@ -79,43 +142,15 @@ fn cost(stage: &PreparedStage) -> String {
         parts.push(format!("{} FLOPs", count(flops)));
     }
     if let Some(memory) = estimate.memory {
-        let devices = devices(stage);
+        let devices = stage.devices;
         let each = if devices > 1 { format!(" on each of {devices} devices") } else { String::new() };
         parts.push(format!("{} of memory{each}", bytes(memory / devices)));
     }
     if let (Some(hours), Some(accelerator)) = (estimate.device_hours, &estimate.accelerator)
         && hours >= 0.1
     {
-        let wall = duration(hours * 3600.0 / devices(stage) as f64);
-        parts.push(format!("{} device-hours ({accelerator}; {wall} on {})", shown_hours(hours), devices(stage)));
+        let wall = duration(hours * 3600.0 / stage.devices as f64);
+        parts.push(format!("{} device-hours ({accelerator}; {wall} on {})", shown_hours(hours), stage.devices));
     }
     parts.join(", ")
-}
-
-/// The plan for programs.
-pub fn value(plan: &Plan) -> Value {
-    let stages: Vec<Value> = plan
-        .graph()
-        .order()
-        .iter()
-        .map(|&at| {
-            let stage = &plan.stages()[at];
-            json!({
-                "stage": stage.id,
-                "kind": stage.kind,
-                "kind_version": stage.kind_version,
-                "verdict": plan.verdicts[at],
-                "reason": match &plan.verdicts[at] {
-                    Verdict::Run { reason, .. } => Some(reason.to_string()),
-                    Verdict::Blocked { error } => Some(error.message.clone()),
-                    Verdict::Cached { .. } => None,
-                },
-                "inputs": stage.inputs.iter().map(|input| (input.key_name(), plan.stages()[input.stage].id.to_string())).collect::<std::collections::BTreeMap<_, _>>(),
-                "params": stage.decoded.params,
-                "devices": devices(stage),
-                "estimate": stage.forecast.estimate,
-            })
-        })
-        .collect();
-    json!({ "recipe": plan.prepared.recipe, "numerics": plan.numerics, "stages": stages })
 }

@@ -65,6 +65,13 @@ impl Terminal {
                 self.line("Waiting", &yellow, &format!("{stage}: being done by {holder}"));
             }
             Event::StageStarted { stage, reason, .. } => self.start(stage, reason),
+            Event::StageRetrying { stage, attempt, of, wait, error } => {
+                self.line(
+                    "Retrying",
+                    &yellow,
+                    &format!("{stage}: {}; attempt {attempt} of {of} in {}", error.message, duration(*wait)),
+                );
+            }
             Event::StageProgress { stage, done, total, unit } => {
                 if let Some(bar) = self.running.get(stage) {
                     if let Some(total) = total {
@@ -105,6 +112,8 @@ impl Terminal {
         if !self.live {
             return;
         }
+        // One that began before, and had to wait for a lost input, begins anew.
+        self.clear(stage);
         let bar = self.bars.add(ProgressBar::new_spinner());
         if let Ok(style) = ProgressStyle::with_template("{prefix} {bar:24.cyan/blue} {pos}/{len} {msg} {eta}") {
             bar.set_style(style.progress_chars("━╸─"));
@@ -173,6 +182,17 @@ fn message(unit: &str, metrics: Option<&Value>) -> String {
 pub fn warning(text: &str) {
     let yellow = Style::new().for_stderr().yellow().bold();
     print_line(&format!("{} {text}", yellow.apply_to(format!("{:>VERB$}", "Warning"))));
+}
+
+/// A word to the person that is no result: nothing is there, or where something came from.
+pub fn remark(text: &str) {
+    print_line(text);
+}
+
+/// A line about something that is done.
+pub fn done(verb: &str, rest: &str) {
+    let green = Style::new().for_stderr().green().bold();
+    print_line(&format!("{} {rest}", green.apply_to(format!("{verb:>VERB$}"))));
 }
 
 /// Says where the report is.

@@ -242,7 +242,7 @@ impl Run {
         let start = log.resume()?;
         let trained = train::train(&spec, trained, start, &batches, &mut log);
         let saved = log.saver.wait();
-        trained.and_then(|_| saved).map_err(model)?;
+        trained.and(saved).map_err(model)?;
         log.finish()
     }
 }

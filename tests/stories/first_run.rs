@@ -177,7 +177,7 @@ fn status_shows_how_the_last_run_ended() {
     let environment = TestEnvironment::finished();
     let ended = environment.flow(&["status"]).succeeded();
     assert!(ended.stdout.contains("of tiny: done"), "{}", ended.stdout);
-    assert_eq!(ended.stdout.matches(" finished ").count(), stages(&DOMAINS).len(), "{}", ended.stdout);
+    assert_eq!(ended.stdout.matches("\n finished ").count(), stages(&DOMAINS).len(), "{}", ended.stdout);
     let state = environment.flow(&["status", "--json"]).succeeded().json();
     assert_eq!(state["outcome"], "done");
     let ended = environment.flow(&["status", "no-such-run"]).with_code(2);

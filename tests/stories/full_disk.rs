@@ -19,6 +19,10 @@ impl<'a> Disk<'a> {
         mount(&format!("size={kib}k"), at).map(|()| Self { at })
     }
 
+    fn seal(&self) {
+        mount("remount,ro", self.at).unwrap();
+    }
+
     fn resize(&self, kib: u32) {
         mount(&format!("remount,size={kib}k"), self.at).unwrap();
     }
@@ -51,15 +55,16 @@ fn with_more_room_the_same_command_goes_on() {
             return;
         }
     };
-    let (mut failures, mut complaints) = (0, Vec::new());
+    let (mut failures, mut summaries, mut complaints) = (0, 0, Vec::new());
     // It runs full in other places each time: at the corpora, the tokens, the weights, the merged model.
-    for kib in [64, 256, 768, 1536, 2560, 4096] {
+    for kib in [64, 192, 256, 384, 512, 768, 1536, 2560, 3328, 4096] {
         disk.resize(kib);
         let ended = environment.flow(&["run", "recipe.yaml", "--threads", "2", "--store", "store"]);
         if ended.code == Some(0) {
             break;
         }
         failures += 1;
+        summaries += u32::from(ended.stderr.contains("they need what failed") && ended.stderr.contains(" not reached"));
         let ended = ended.with_code(1);
         for (is_so, complaint) in [
             (ended.stderr.contains("No space left on device"), "nobody says that the disk is full"),
@@ -73,6 +78,7 @@ fn with_more_room_the_same_command_goes_on() {
         }
     }
     assert!(failures >= 3, "the disk was never full");
+    assert!(summaries > 0, "no run said what it did not reach");
     disk.resize(64 * 1024);
     let ended = environment.run(&["--store", "store"]).succeeded();
     assert!(!ended.stages("stage-cached").is_empty(), "nothing was kept of what had been finished");
@@ -82,4 +88,21 @@ fn with_more_room_the_same_command_goes_on() {
     assert_eq!(environment.artifacts("report/tiny"), finished.artifacts("report/tiny"));
     assert_eq!(environment.records("store"), stages(&DOMAINS).len());
     assert!(complaints.is_empty(), "{}", complaints.join("\n"));
+}
+
+#[test]
+fn a_store_that_cannot_be_written_to_is_told_and_nothing_begins() {
+    let environment = TestEnvironment::fresh();
+    let store = environment.path("store");
+    let disk = match Disk::mount(&store, 64) {
+        Ok(disk) => disk,
+        Err(reason) => {
+            println!("skipped: no file system can be mounted here ({reason})");
+            return;
+        }
+    };
+    disk.seal();
+    let ended = environment.flow(&["run", "recipe.yaml", "--store", "store"]).with_code(1);
+    assert!(ended.stderr.contains("Read-only file system") && ended.stderr.contains("`--store`"), "{}", ended.stderr);
+    assert!(!ended.stderr.contains("Running"), "{}", ended.stderr);
 }

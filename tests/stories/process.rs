@@ -40,6 +40,11 @@ impl Running {
         children(self.child.id())
     }
 
+    /// Whether it has ended by itself.
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
+    }
+
     /// Waits for its end; its exit code, nothing if a signal ended it.
     pub fn wait(&mut self) -> Option<i32> {
         self.wait_at_most(PATIENCE)

@@ -1,11 +1,14 @@
 //! Collection, verification and use, on a small store.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use bytes::Bytes;
 
 use crate::{
-    ArtifactDigest, BlobDigest, Cache, Holder, Keep, StageKey, layout,
+    ArtifactDigest, BlobDigest, Cache, Holder, Keep, KindUsage, Moved, Pin, StageKey, layout,
     suite::{record, write_files},
 };
 
@@ -102,6 +105,57 @@ async fn leftovers_go() {
 }
 
 #[tokio::test]
+async fn a_pin_outlives_every_collection() {
+    let store = Store::new();
+    let cache = &store.cache;
+    let (key, artifact) = store.stage("pinned", &[("a", b"1")]).await;
+    let (gone, _) = store.stage("gone", &[("a", b"2")]).await;
+    let pin = Pin { name: "the/best one".into(), artifact, key: Some(key), since: "2026-01-01T00:00:00Z".into() };
+    assert_eq!(cache.pin(&pin).await.unwrap(), None);
+    assert_eq!(cache.pin(&pin).await.unwrap(), Some(pin.clone()));
+    assert_eq!(cache.pins().await.unwrap(), std::slice::from_ref(&pin));
+
+    let plan = cache.plan_gc(&Keep::keys([], in_two_hours())).await.unwrap();
+    assert_eq!(plan.hollowed, [gone].into());
+    cache.apply_gc(&plan).await.unwrap();
+    assert!(cache.hit(&key).await.unwrap().is_some());
+
+    assert!(cache.unpin(&pin.name).await.unwrap());
+    assert!(!cache.unpin(&pin.name).await.unwrap());
+    let plan = cache.plan_gc(&Keep::keys([], in_two_hours())).await.unwrap();
+    assert_eq!(plan.hollowed, [key].into());
+
+    // What a person wanted to keep is not guessed.
+    cache.pin(&pin).await.unwrap();
+    fs_err::write(cache.local().pin(&pin.name), "{").unwrap();
+    assert!(cache.plan_gc(&Keep::keys([], in_two_hours())).await.is_err());
+}
+
+#[tokio::test]
+async fn a_transfer_moves_what_is_missing_and_says_how_much() {
+    let dir = tempfile::tempdir().unwrap();
+    let remote: Arc<dyn object_store::ObjectStore> = Arc::new(object_store::memory::InMemory::new());
+    let open = async |name: &str| {
+        Cache::open_over(&dir.path().join(name), Arc::clone(&remote), "memory".into()).await.unwrap()
+    };
+    let alone = Store::new();
+    let (key, artifact) = alone.stage("a", &[("a", b"12"), ("b", b"345")]).await;
+    let here = Cache::open_over(alone.cache.root(), Arc::clone(&remote), "memory".into()).await.unwrap();
+    let record = here.local_records().await.unwrap().remove(0);
+    assert!(here.remote_keys().await.unwrap().is_empty());
+    assert_eq!(here.push(&record).await.unwrap(), Moved { blobs: 2, bytes: 5, already: 0, conflict: false });
+    assert_eq!(here.push(&record).await.unwrap(), Moved { blobs: 0, bytes: 0, already: 2, conflict: false });
+    assert_eq!(here.remote_keys().await.unwrap(), [key].into());
+
+    let there = open("there").await;
+    assert!(!there.is_local(&artifact).await.unwrap());
+    let record = there.record(&key).await.unwrap().unwrap();
+    assert_eq!(there.pull(&record).await.unwrap(), Moved { blobs: 2, bytes: 5, already: 0, conflict: false });
+    assert_eq!(there.pull(&record).await.unwrap(), Moved { blobs: 0, bytes: 0, already: 2, conflict: false });
+    assert!(there.is_local(&artifact).await.unwrap());
+}
+
+#[tokio::test]
 async fn what_is_touched_after_the_plan_stays() {
     let store = Store::new();
     let (key, _) = store.stage("a", &[("a", b"1")]).await;
@@ -136,7 +190,7 @@ async fn verify_finds_what_was_damaged() {
     assert_eq!((report.blobs, report.bytes), (2, 8));
     assert_eq!(report.corrupt, [BlobDigest::of(b"good")].into());
     assert_eq!(report.corrupt_records, [torn].into());
-    assert_eq!(report.incomplete, [bad].into());
+    assert_eq!((&report.incomplete, &report.damaged), (&[bad].into(), &[bad].into()));
     assert!(!report.is_sound());
     assert_eq!(cache.hit(&bad).await.unwrap(), None);
     assert!(cache.hit(&good).await.unwrap().is_some());
@@ -156,6 +210,9 @@ async fn usage_counts() {
     let usage = store.cache.usage().await.unwrap();
     assert_eq!((usage.blobs, usage.blob_bytes, usage.artifacts, usage.records), (2, 5, 1, 1));
     assert_eq!((usage.work_bytes, usage.stray_bytes, usage.quarantine_bytes), (7, 0, 0));
+    store.stage("b", &[("other", b"12")]).await;
+    let kinds = store.cache.usage_by_kind().await.unwrap();
+    assert_eq!(kinds.into_values().collect::<Vec<_>>(), [KindUsage { records: 2, artifacts: 2, bytes: 5 }]);
 }
 
 #[cfg(target_os = "linux")]

@@ -10,7 +10,7 @@ use std::{
 use object_store::memory::InMemory;
 
 use crate::{
-    BlobDigest, Cache, Error, StageKey, hash_folder, layout,
+    BlobDigest, Cache, Error, Pin, StageKey, hash_folder, layout,
     suite::{record, stranger, write_files},
 };
 
@@ -43,6 +43,7 @@ async fn a_small_store() {
     let artifact = cache.publish(&work.output()).await.unwrap().digest;
     cache.put_record(&record(key, artifact)).await.unwrap();
     cache.set_latest("recipe", "corpus[news]", &key).unwrap();
+    cache.pin(&Pin { name: "best[1]".into(), artifact, key: None, since: "now".into() }).await.unwrap();
     cache.flush().await;
     let local = Cache::open_local(&root).unwrap();
     local.acquire(&key, &stranger("ada"), SystemTime::UNIX_EPOCH, Duration::ZERO).await.unwrap();
@@ -63,6 +64,7 @@ async fn a_small_store() {
         "v1/latest/recipe.keys",
         "v1/leases/ff8e2bab3b26e0c127002127905539b47eb421de85d554e15f55a446459b52b4/000000000001.json",
         "v1/pending/",
+        "v1/pins/best~5b1~5d",
         "v1/quarantine/blobs-d63bd9a826af91c1fea371965a64e11ee20f13e46b5f52c59901136605b3a487-<number>",
         "v1/records/ff/ff8e2bab3b26e0c127002127905539b47eb421de85d554e15f55a446459b52b4.json",
         "v1/remotes/0d7ff77320de",

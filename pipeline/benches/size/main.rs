@@ -25,7 +25,10 @@ use flow_cache::Cache;
 use flow_pipeline::{
     event::state::{Phase, RunState},
     exec,
-    executor::{Executor, local::Local},
+    executor::{
+        Executor,
+        local::{GRACE, Local},
+    },
     key::Numerics,
     plan::{self, CacheProbe, Plan, Verdict, prepare::Surroundings},
     recipe::{self, LoadOptions, Recipe},
@@ -152,7 +155,7 @@ fn phase(what: &str, recipe: &Path, store: &Path) -> Cost {
             "run" => started(&plan, &recipe, &cache, Arc::new(InProcess(Arc::new(registry())))).await,
             "processes" => {
                 let program = std::env::current_exe().unwrap();
-                started(&plan, &recipe, &cache, Arc::new(Local { program })).await
+                started(&plan, &recipe, &cache, Arc::new(Local { program, grace: GRACE })).await
             }
             other => panic!("no phase {other}"),
         }
@@ -167,7 +170,7 @@ async fn planned(path: &Path, cache: &Cache) -> (Plan, Recipe) {
     let recipe = recipe::load(path, &LoadOptions::default()).unwrap();
     let hash = |path: &Path| cache.hash_memo().digest(path).map(|digest| digest.to_string());
     let prepared = plan::prepare(&recipe, &registry(), &Surroundings { memo: cache.root(), hash: &hash }, &[]).unwrap();
-    let probe = CacheProbe { cache, recipe: recipe.name.as_str() };
+    let probe = CacheProbe::new(cache, recipe.name.as_str());
     let numerics = Numerics { backend: "cpu".into(), dtype: "f32".into() };
     let plan = plan::plan(prepared, numerics, &probe, &[]).await.unwrap();
     (plan, recipe)
@@ -176,7 +179,7 @@ async fn planned(path: &Path, cache: &Cache) -> (Plan, Recipe) {
 /// As `flow run` does, without a terminal; the stages that ran.
 async fn started(plan: &Plan, recipe: &Recipe, cache: &Cache, executor: Arc<dyn Executor>) -> usize {
     let folder = RunFolder::create(&cache.root().join("runs")).unwrap();
-    folder.freeze(&recipe::resolved_json(recipe), &plan.stages()).unwrap();
+    folder.freeze(&recipe::resolved_json(recipe), &plan::WrittenPlan::of(plan)).unwrap();
     let options = RunOptions {
         capacity: Capacity { cores: 2, memory: 1 << 30, gpus: 0 },
         device: "cpu".into(),

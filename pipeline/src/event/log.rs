@@ -6,6 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use flow_cache::failpoint;
 use fs_err as fs;
 
 use super::Stamped;
@@ -36,7 +37,12 @@ impl EventLog {
             source,
         })?;
         line.push(b'\n');
-        self.file.write_all(&line).map_err(Error::io("write the run's event log"))
+        let mut write = || {
+            failpoint::at("event.write")?;
+            self.file.write_all(&line)?;
+            failpoint::at("event.written")
+        };
+        write().map_err(Error::io("write the run's event log"))
     }
 }
 
@@ -80,9 +86,12 @@ mod tests {
 
     #[test]
     fn the_format_of_a_line_does_not_drift() {
-        let line =
-            r#"{"time":"2026-01-01T00:00:00Z","what":{"event":"stage-skipped","stage":"merge","because":"expert[c]"}}"#;
-        let event: Stamped = serde_json::from_str(line).unwrap();
-        assert_eq!(serde_json::to_string(&event).unwrap(), line);
+        for line in [
+            r#"{"time":"2026-01-01T00:00:00Z","what":{"event":"stage-skipped","stage":"merge","because":"expert[c]"}}"#,
+            r#"{"time":"2026-01-01T00:00:00Z","what":{"event":"stage-retrying","stage":"a","attempt":2,"of":3,"wait":0.5,"error":{"message":"no","help":null,"cancelled":false}}}"#,
+        ] {
+            let event: Stamped = serde_json::from_str(line).unwrap();
+            assert_eq!(serde_json::to_string(&event).unwrap(), line);
+        }
     }
 }

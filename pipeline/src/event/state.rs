@@ -32,6 +32,17 @@ pub enum Phase {
     Skipped,
 }
 
+/// How fast a stage goes: from where and since when what it counts has been the same.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Pace {
+    /// When it was first counted, RFC 3339.
+    pub since: String,
+    /// The count at that time: more than 0 where a stage goes on from a checkpoint.
+    pub from: u64,
+    /// When it was last counted, RFC 3339.
+    pub at: String,
+}
+
 /// All that is known of one stage of a run.
 #[derive(Debug, Clone, PartialEq, Serialize, Default)]
 pub struct StageState {
@@ -51,6 +62,8 @@ pub struct StageState {
     pub bytes: Option<u64>,
     /// Units done, in all, and what they are.
     pub progress: Option<(u64, Option<u64>, String)>,
+    /// How fast it goes.
+    pub pace: Option<Pace>,
     /// The last metrics.
     pub metrics: Option<Value>,
     /// Remarks, in order.
@@ -80,6 +93,23 @@ pub struct RunState {
     pub outcome: Option<Outcome>,
     /// Seconds from start to end.
     pub seconds: Option<f64>,
+}
+
+impl StageState {
+    /// Seconds that are left at the time `now` (RFC 3339), if it goes on at its pace; nothing where that cannot be told.
+    pub fn seconds_left(&self, now: &str) -> Option<f64> {
+        let (done, total, _) = self.progress.as_ref()?;
+        let pace = self.pace.as_ref()?;
+        let passed = |from: &str, to: &str| {
+            let (from, to) = (from.parse::<jiff::Timestamp>().ok()?, to.parse::<jiff::Timestamp>().ok()?);
+            Some(to.duration_since(from).as_secs_f64())
+        };
+        let counted = done.checked_sub(pace.from).filter(|counted| *counted > 0)?;
+        let left = (*total)?.saturating_sub(*done);
+        let each = passed(&pace.since, &pace.at)? / counted as f64;
+        (each > 0.0).then_some(())?;
+        Some((left as f64 * each - passed(&pace.at, now)?.max(0.0)).max(0.0))
+    }
 }
 
 impl RunState {
@@ -133,10 +163,24 @@ impl RunState {
                 stage.key = Some(*key);
                 stage.reason = Some(reason.clone());
                 stage.started = Some(event.time.clone());
+                (stage.progress, stage.pace) = (None, None);
                 stage.blocked_by = None;
             }
+            Event::StageRetrying { stage, attempt, of, wait: _, error } => {
+                let stage = self.stage(stage);
+                stage.progress = None;
+                stage.notes.push(format!("attempt {attempt} of {of}, since {error}"));
+            }
             Event::StageProgress { stage, done, total, unit } => {
-                self.stage(stage).progress = Some((*done, *total, unit.clone()));
+                let stage = self.stage(stage);
+                let goes_on = stage.progress.as_ref().is_some_and(|(d, t, u)| d <= done && t == total && u == unit);
+                if let Some(pace) = stage.pace.as_mut().filter(|_| goes_on) {
+                    pace.at.clone_from(&event.time);
+                } else {
+                    let now = event.time.clone();
+                    stage.pace = Some(Pace { since: now.clone(), from: *done, at: now });
+                }
+                stage.progress = Some((*done, *total, unit.clone()));
             }
             Event::StageMetrics { stage, metrics } => self.stage(stage).metrics = Some(metrics.clone()),
             Event::StageNote { stage, text } => self.stage(stage).notes.push(text.clone()),
@@ -165,5 +209,33 @@ impl RunState {
                 self.seconds = Some(*seconds);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(second: u32, what: Event) -> Stamped {
+        Stamped { time: format!("2026-01-01T00:00:{second:02}Z"), what }
+    }
+
+    fn counted(second: u32, done: u64, total: Option<u64>, unit: &str) -> Stamped {
+        at(second, Event::StageProgress { stage: "a".parse().unwrap(), done, total, unit: unit.into() })
+    }
+
+    #[test]
+    fn time_left_is_told_from_the_pace_since_the_count_began() {
+        let left = |events: &[Stamped]| {
+            RunState::replay(events).stages.values().next().unwrap().seconds_left("2026-01-01T00:00:30Z")
+        };
+        // From a checkpoint at 500: 100 in 10 s, 400 to go, of which 10 s have passed.
+        let resumed = [counted(10, 500, Some(1000), "steps"), counted(20, 600, Some(1000), "steps")];
+        assert_eq!(left(&resumed), Some(30.0));
+        assert_eq!(left(&resumed[..1]), None, "one count has no pace");
+        let other = [&resumed[..], &[counted(25, 0, Some(7), "shards")]].concat();
+        assert_eq!(left(&other), None, "another count begins anew");
+        assert_eq!(left(&[counted(10, 1, None, "steps"), counted(20, 2, None, "steps")]), None);
+        assert_eq!(left(&[counted(1, 0, Some(9), "steps"), counted(2, 8, Some(9), "steps")]), Some(0.0), "overdue");
     }
 }

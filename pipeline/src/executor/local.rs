@@ -10,6 +10,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use flow_cache::failpoint;
 use fs_err as fs;
 use tokio::{
     process::{Child, Command},
@@ -26,13 +27,15 @@ use crate::{
 /// How often the child's reports are read.
 const TAIL_EVERY: Duration = Duration::from_millis(50);
 /// How long a stage may take to save its state after it was asked to end.
-const GRACE: Duration = Duration::from_mins(1);
+pub const GRACE: Duration = Duration::from_mins(1);
 
 /// Runs `flow exec` on this machine.
 #[derive(Debug, Clone)]
 pub struct Local {
     /// The program that understands `exec JOB`.
     pub program: PathBuf,
+    /// How long a stage may take to save its state after it was asked to end; then it is killed.
+    pub grace: Duration,
 }
 
 #[async_trait]
@@ -44,6 +47,7 @@ impl Executor for Local {
         report: &mut (dyn FnMut(Report) + Send),
     ) -> Result<Exit> {
         let mut child = self.spawn(task)?;
+        failpoint::at("stage.spawned").map_err(Error::io("start a stage"))?;
         // Held, never written to: waiting for a child would close it, and its end tells the child that we are gone.
         let _alive = child.stdin.take();
         let mut group = Group::of(&child);
@@ -61,7 +65,7 @@ impl Executor for Local {
                     if asked == Stop::No && !timed_out {
                         // As with a person's request: what it saves now, the next run goes on from.
                         timed_out = true;
-                        deadline = Some(Instant::now() + GRACE);
+                        deadline = Some(Instant::now() + self.grace);
                         group.signal(rustix::process::Signal::TERM);
                     } else {
                         deadline = None;
@@ -76,7 +80,7 @@ impl Executor for Local {
                             group.signal(rustix::process::Signal::KILL);
                         } else {
                             group.signal(rustix::process::Signal::TERM);
-                            deadline = Some(Instant::now() + GRACE);
+                            deadline = Some(Instant::now() + self.grace);
                         }
                     }
                 }
@@ -96,7 +100,10 @@ impl Executor for Local {
 
 impl Local {
     fn spawn(&self, task: &Task) -> Result<Child> {
-        let log = fs::File::create(&task.log).map_err(Error::io("create a stage's log"))?.into_parts().0;
+        failpoint::at("stage.spawn").map_err(Error::io("start a stage"))?;
+        // What an earlier attempt of this run printed stays: it may say why there is another.
+        let log = fs::OpenOptions::new().create(true).append(true).open(&task.log);
+        let log = log.map_err(Error::io("create a stage's log"))?.into_parts().0;
         let also = log.try_clone().map_err(Error::io("create a stage's log"))?;
         Command::new(&self.program)
             .arg("exec")

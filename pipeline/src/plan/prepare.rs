@@ -137,14 +137,7 @@ fn closure(recipe: &Recipe, targets: &[StageId]) -> Result<Vec<usize>> {
             .map(|(_, &at)| at)
             .collect();
         if named.is_empty() {
-            let name = target.to_string();
-            let nearest = places
-                .keys()
-                .map(|id| (strsim::jaro_winkler(&name, &id.to_string()), id.to_string()))
-                .filter(|(similarity, _)| *similarity > 0.7)
-                .max_by(|a, b| a.0.total_cmp(&b.0))
-                .map(|(_, id)| id);
-            return Err(Error::NoSuchStage { name, nearest });
+            return Err(no_such_stage(&target.to_string(), places.keys().copied()));
         }
         stack.extend(named);
     }
@@ -156,6 +149,16 @@ fn closure(recipe: &Recipe, targets: &[StageId]) -> Result<Vec<usize>> {
         }
     }
     Ok(kept.into_iter().collect())
+}
+
+/// The complaint about a name that none of these stages has, with the nearest that one has.
+pub fn no_such_stage<'a>(name: &str, stages: impl Iterator<Item = &'a StageId>) -> Error {
+    let nearest = stages
+        .map(|id| (strsim::jaro_winkler(name, &id.to_string()), id.to_string()))
+        .filter(|(similarity, _)| *similarity > 0.7)
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .map(|(_, id)| id);
+    Error::NoSuchStage { name: name.to_owned(), nearest }
 }
 
 /// The inputs of a stage, checked against the roles of its kind.

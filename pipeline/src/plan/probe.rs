@@ -1,10 +1,17 @@
 //! What a plan may know of the cache.
 
-use async_trait::async_trait;
-use flow_cache::{ArtifactDigest, Cache, StageKey};
-use serde::Deserialize;
+use std::collections::BTreeMap;
 
-use crate::{error::Result, key::KeyParts, names::StageId};
+use async_trait::async_trait;
+use flow_cache::{ArtifactDigest, Cache, Record, StageKey};
+use serde::Deserialize;
+use tokio::sync::OnceCell;
+
+use crate::{
+    error::{Error, Result},
+    key::KeyParts,
+    names::StageId,
+};
 
 /// Questions that a plan asks.
 #[async_trait]
@@ -15,14 +22,25 @@ pub trait Probe: Send + Sync {
     async fn is_recorded(&self, key: &StageKey) -> Result<bool>;
     /// The parts of the key with which a stage of this name last ended.
     async fn last(&self, stage: &StageId) -> Result<Option<KeyParts>>;
+    /// The parts of a key with which this artifact was made: by the stage of this name, or else by any.
+    async fn made(&self, artifact: &ArtifactDigest, stage: &StageId) -> Result<Option<KeyParts>>;
 }
 
 /// The answers of a real store.
 pub struct CacheProbe<'a> {
     /// The store.
-    pub cache: &'a Cache,
+    cache: &'a Cache,
     /// The recipe's name: stages of different recipes may share a name.
-    pub recipe: &'a str,
+    recipe: &'a str,
+    /// Artifact → its records, read when they are first asked for.
+    made: OnceCell<BTreeMap<ArtifactDigest, Vec<Record>>>,
+}
+
+impl<'a> CacheProbe<'a> {
+    /// The answers of `cache` for the stages of a recipe.
+    pub fn new(cache: &'a Cache, recipe: &'a str) -> Self {
+        Self { cache, recipe, made: OnceCell::new() }
+    }
 }
 
 #[async_trait]
@@ -40,5 +58,19 @@ impl Probe for CacheProbe<'_> {
         let record = self.cache.record(&key).await?;
         // A record of an older version may have parts that no longer read: then there is nothing to compare with.
         Ok(record.and_then(|record| KeyParts::deserialize(record.parts).ok()))
+    }
+
+    async fn made(&self, artifact: &ArtifactDigest, stage: &StageId) -> Result<Option<KeyParts>> {
+        let read = || async {
+            let mut made: BTreeMap<ArtifactDigest, Vec<Record>> = BTreeMap::new();
+            for record in self.cache.local_records().await? {
+                made.entry(record.artifact).or_default().push(record);
+            }
+            Ok::<_, Error>(made)
+        };
+        let Some(records) = self.made.get_or_try_init(read).await?.get(artifact) else { return Ok(None) };
+        let name = stage.to_string();
+        let record = records.iter().find(|record| record.stage == name).or(records.first());
+        Ok(record.and_then(|record| KeyParts::deserialize(&record.parts).ok()))
     }
 }

@@ -49,7 +49,12 @@ fn shorten(text: &str) -> String {
 
 impl std::fmt::Display for Change {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let path = self.path.strip_prefix("params.").unwrap_or(&self.path);
+        let path = match self.path.split_once('.') {
+            Some(("params", param)) => param.to_owned(),
+            Some(("inputs", role)) => format!("input {role}"),
+            _ if self.path == "kind_version" => "kind version".to_owned(),
+            _ => self.path.clone(),
+        };
         match (&self.old, &self.new) {
             (Some(old), Some(new)) => write!(f, "{path}: {} → {}", shorten(old), shorten(new)),
             (None, Some(new)) => write!(f, "{path}: new, {}", shorten(new)),

@@ -2,27 +2,27 @@
 //! there before the bytes that it names.
 
 use std::{
-    collections::BTreeMap,
     path::{Path, PathBuf},
     pin::pin,
     sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
 
-use flow_cache::{ArtifactDigest, BlobDigest, Cache, Lease, PutRecord, Record, StageKey, WorkDir, WorkLock};
+use flow_cache::{ArtifactDigest, BlobDigest, Cache, Lease, PutRecord, Record, StageKey, WorkDir, WorkLock, failpoint};
 use fs_err as fs;
 use serde_json::Value;
 use tokio::sync::{Notify, watch};
 
+use super::work;
 use crate::{
     error::{Error, Result, StageError, chain},
     event::{Report, now},
     exec,
     executor::{Executor, Exit, Stop, Task, local::tail_of},
-    job::{FORMAT, Job, JobResult, read_json, write_json},
+    job::{Job, JobResult, read_json, write_json},
     key::KeyParts,
     plan::PreparedStage,
-    stage::InputTree,
+    recipe::Retries,
 };
 
 /// How long a lease lasts without renewal. A dead holder on this machine is noticed at once; one elsewhere after this.
@@ -31,7 +31,7 @@ pub const LEASE: Duration = Duration::from_mins(1);
 pub const RENEW_EVERY: Duration = Duration::from_secs(15);
 /// How long the process of a dead run may still hold the work dir: the grace that it has, and time to die.
 const TAKEN: Duration = exec::ORPHAN_GRACE.saturating_mul(3);
-/// The work dir of a stage that took no longer is removed when the run ends. ext4 does not use an inode again for five seconds
+/// The work dir of a stage that took no longer is put away, and removed when the run ends. ext4 does not use an inode again for five seconds
 /// and looks at each such one whenever it makes a file, so that making and removing in turn gets slower with each stage.
 const QUICK: Duration = Duration::from_secs(1);
 const LOG_TAIL: usize = 20;
@@ -75,7 +75,7 @@ pub enum Ended {
         seconds: f64,
         /// Bytes of the artifact.
         bytes: u64,
-        /// Its work dir, if that is still to be removed.
+        /// Its work dir, if that was put away and is still to be removed.
         left: Option<WorkDir>,
     },
     /// The stage failed.
@@ -84,28 +84,76 @@ pub enum Ended {
         error: StageError,
         /// The end of its log.
         log_tail: Vec<String>,
+        /// Whether another attempt may go well.
+        again: bool,
     },
     /// The stage was stopped.
     Stopped,
+    /// It could not begin, since the bytes of an input are damaged or gone: that one must be made again first.
+    Lost {
+        /// The input.
+        artifact: ArtifactDigest,
+        /// What the store says.
+        why: String,
+    },
 }
 
-/// Makes the attempt. Every failure of the stage itself is an [`Ended::Failed`].
+/// Makes the attempt, and as many more as the stage's `retries` allow. Every failure of the stage itself is an
+/// [`Ended::Failed`].
 pub async fn attempt(
     cache: Cache,
     executor: Arc<dyn Executor>,
     attempt: Attempt,
+    mut stop: watch::Receiver<Stop>,
+    report: &mut (dyn FnMut(Report) + Send),
+) -> Ended {
+    let Retries { attempts, backoff } = attempt.stage.resources.retries;
+    let mut pause = backoff.as_std();
+    // The lease was taken a moment ago.
+    let mut due = tokio::time::Instant::now() + RENEW_EVERY;
+    for next in 2.. {
+        let ended = one(&cache, executor.as_ref(), &attempt, due, stop.clone(), report).await;
+        let error = match &ended {
+            Ended::Failed { error, again: true, .. } if next <= attempts.get() => error.clone(),
+            _ => return ended,
+        };
+        report(Report::Retrying { attempt: next, of: attempts.get(), wait: rounded(pause), error });
+        let enough = Notify::new();
+        // At once, and at once again when the next attempt begins: neither knows when that was done last.
+        due = tokio::time::Instant::now();
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = renew(&cache, &attempt.lease, due, &enough) => return taken_over(),
+            // An error means that nobody is left who could ask.
+            _ = stop.wait_for(|stop| *stop > Stop::No) => return Ended::Stopped,
+        }
+        pause = pause.saturating_mul(2);
+    }
+    // The numbers never end.
+    Ended::Stopped
+}
+
+async fn one(
+    cache: &Cache,
+    executor: &dyn Executor,
+    attempt: &Attempt,
+    due: tokio::time::Instant,
     stop: watch::Receiver<Stop>,
     report: &mut (dyn FnMut(Report) + Send),
 ) -> Ended {
-    let ended = match try_attempt(&cache, executor.as_ref(), &attempt, stop, report).await {
+    let ended = match try_attempt(cache, executor, attempt, due, stop, report).await {
         Ok(ended) => ended,
+        Err(Error::InputLost { artifact, source }) => Ended::Lost { artifact, why: chain(source.as_ref()) },
         Err(error) => Ended::Failed {
+            again: matches!(&error, Error::Cache(cause) if cause.may_pass()) || matches!(error, Error::Spawn { .. }),
             error: StageError { help: advice(&error).map(str::to_owned), ..StageError::new(chain(&error)) },
             log_tail: tail_of(&attempt.log, LOG_TAIL),
         },
     };
     match ended {
-        Ended::Failed { error, log_tail } => Ended::Failed { error: with_disk(error, cache.root()), log_tail },
+        Ended::Failed { error, log_tail, again } => {
+            Ended::Failed { error: with_disk(error, cache.root()), log_tail, again }
+        }
         other => other,
     }
 }
@@ -142,6 +190,7 @@ async fn try_attempt(
     cache: &Cache,
     executor: &dyn Executor,
     attempt: &Attempt,
+    due: tokio::time::Instant,
     mut stop: watch::Receiver<Stop>,
     report: &mut (dyn FnMut(Report) + Send),
 ) -> Result<Ended> {
@@ -150,7 +199,12 @@ async fn try_attempt(
     if let Some(ended) = wait_until_free(&work, &mut stop).await? {
         return Ok(ended);
     }
-    let job = set_up(cache, attempt, &work).await?;
+    place("attempt.free")?;
+    if let Some(text) = work::trust(&work, attempt)? {
+        report(Report::Note { text });
+    }
+    let (job, inputs) = work::set_up(cache, attempt, &work).await?;
+    place("attempt.set-up")?;
     let job_path = work.path().join("job.json");
     write_json(&job_path, &job)?;
 
@@ -161,7 +215,7 @@ async fn try_attempt(
         job: job_path,
         log: attempt.log.clone(),
         events: job.events.clone(),
-        time: stage.resources.time.map(crate::units::Duration::as_std),
+        time: stage.resources.limit().map(|(_, limit)| limit.as_std()),
     };
     let mut metrics = Value::Null;
     let mut hear = |said: Report| {
@@ -171,7 +225,7 @@ async fn try_attempt(
         report(said);
     };
     let enough = Notify::new();
-    let mut renewal = pin!(renew(cache, &attempt.lease, &enough));
+    let mut renewal = pin!(renew(cache, &attempt.lease, due, &enough));
     let exit = tokio::select! {
         exit = executor.execute(&task, stop.clone(), &mut hear) => exit?,
         // What is dropped here is killed.
@@ -180,15 +234,21 @@ async fn try_attempt(
     // Ended, not dropped: a renewal that is cut off may still be written, and undo a release that comes after it.
     enough.notify_one();
     renewal.await;
+    place("attempt.exited")?;
     let seconds = rounded(clock.elapsed());
-    if let Some(ended) = judge(exit, &job, *stop.borrow(), &attempt.log) {
+    if let Some(ended) = judge(exit, &job, *stop.borrow(), attempt) {
         return Ok(ended);
     }
 
     if !cache.still_holds(&attempt.lease).await? {
         return Ok(taken_over());
     }
+    if let Some(error) = work::strayed(cache, &work, inputs).await? {
+        return Ok(Ended::Failed { error, log_tail: tail_of(&attempt.log, LOG_TAIL), again: false });
+    }
+    place("attempt.publish")?;
     let published = cache.publish(&job.output).await?;
+    place("attempt.published")?;
     let record = Record {
         format: flow_cache::RECORD_FORMAT,
         key: attempt.key,
@@ -221,13 +281,19 @@ async fn try_attempt(
         Err(flow_cache::Error::LeaseLost { .. }) => return Ok(taken_over()),
         Err(error) => return Err(error.into()),
     }
+    place("attempt.recorded")?;
     let left = if clock.elapsed() < QUICK && work.is_scratch_empty() {
-        Some(work)
+        Some(cache.put_away(&work)?)
     } else {
         work.remove()?;
         None
     };
     Ok(Ended::Done { artifact: published.digest, seconds, bytes: record.bytes, left })
+}
+
+/// A place at which tests may step in.
+fn place(name: &str) -> Result<()> {
+    failpoint::at(name).map_err(Error::io("do a stage"))
 }
 
 /// Seconds to the millisecond: with so few digits every JSON parser reads the same number back.
@@ -245,59 +311,17 @@ async fn wait_until_free(work: &WorkDir, stop: &mut watch::Receiver<Stop>) -> Re
         if since.elapsed() > TAKEN {
             let error = StageError::new(format!("another process still works in {}", work.path().display()))
                 .with_help("end that process, then give the same command again");
-            return Ok(Some(Ended::Failed { error, log_tail: Vec::new() }));
+            return Ok(Some(Ended::Failed { error, log_tail: Vec::new(), again: false }));
         }
         tokio::time::sleep(exec::TRY_AGAIN).await;
     }
     Ok(None)
 }
 
-/// Lays the inputs out and says what is to be done. Only scratch survives from an earlier attempt.
-async fn set_up(cache: &Cache, attempt: &Attempt, work: &WorkDir) -> Result<Job> {
-    let stage = &attempt.stage;
-    let folder = work.path().join("inputs");
-    if folder.exists() {
-        fs::remove_dir_all(&folder).map_err(Error::io("clear a work dir"))?;
-    }
-    let mut inputs = BTreeMap::<String, Vec<InputTree>>::new();
-    for (role, label, artifact) in &attempt.inputs {
-        let path = match label {
-            Some(label) => folder.join(role).join(label),
-            None => folder.join(role),
-        };
-        cache.materialize(artifact, &path).await?;
-        inputs.entry(role.clone()).or_default().push(InputTree { label: label.clone(), artifact: *artifact, path });
-    }
-    let job = Job {
-        format: FORMAT,
-        kind: stage.kind.to_owned(),
-        kind_version: stage.kind_version,
-        stage: stage.id.clone(),
-        key: attempt.key,
-        decoded: stage.decoded.clone(),
-        seed: stage.seed.unwrap_or(0),
-        inputs,
-        sources: stage.sources.clone().unwrap_or_default(),
-        output: work.output(),
-        scratch: work.scratch(),
-        lock: work.lock(),
-        events: work.path().join("reports.jsonl"),
-        result: work.path().join("result.json"),
-        device: attempt.device.clone(),
-        threads: attempt.cores,
-    };
-    for stale in [&job.events, &job.result] {
-        if stale.exists() {
-            fs::remove_file(stale).map_err(Error::io("clear a work dir"))?;
-        }
-    }
-    Ok(job)
-}
-
-/// Renews the lease until it is `enough`; returns early only if somebody else has it.
-async fn renew(cache: &Cache, lease: &Lease, enough: &Notify) {
-    // Not at once: the lease was taken a moment ago.
-    let mut due = tokio::time::interval_at(tokio::time::Instant::now() + RENEW_EVERY, RENEW_EVERY);
+/// Renews the lease, first when that is `due`, until it is `enough`; returns early only if somebody else has it.
+async fn renew(cache: &Cache, lease: &Lease, due: tokio::time::Instant, enough: &Notify) {
+    let mut due = tokio::time::interval_at(due, RENEW_EVERY);
+    due.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             _ = due.tick() => {}
@@ -317,6 +341,7 @@ fn taken_over() -> Ended {
         error: StageError::new("another run took this stage over while this one was away; nothing was published")
             .with_help("run again: the other run's result will be taken"),
         log_tail: Vec::new(),
+        again: false,
     }
 }
 
@@ -331,27 +356,34 @@ async fn keep_log(cache: &Cache, log: &Path) -> Result<Option<BlobDigest>> {
 }
 
 /// Nothing if the output is complete; otherwise how the attempt ended.
-fn judge(exit: Exit, job: &Job, stop: Stop, log: &Path) -> Option<Ended> {
-    let failed = |error: StageError| Some(Ended::Failed { error, log_tail: tail_of(log, LOG_TAIL) });
+fn judge(exit: Exit, job: &Job, stop: Stop, attempt: &Attempt) -> Option<Ended> {
+    let tail = || tail_of(&attempt.log, LOG_TAIL);
+    let failed = |error: StageError| Some(Ended::Failed { error, log_tail: tail(), again: false });
+    let killed = |error: StageError| Some(Ended::Failed { error, log_tail: tail(), again: true });
     let result: Option<JobResult> = job.result.exists().then(|| read_json(&job.result, "result").ok()).flatten();
     match (exit, result) {
         // The result is written last: who ran out of time after that was done.
         (Exit::Code(0) | Exit::TimedOut, Some(JobResult { error: None, .. })) => None,
-        (Exit::TimedOut, _) => failed(
-            StageError::new("it ran longer than its `resources.time` allows")
-                .with_help("raise `time`; what it had done is kept and the next run goes on from there"),
-        ),
+        (Exit::TimedOut, _) => {
+            let (name, limit) = attempt.stage.resources.limit().unwrap_or_default();
+            failed(
+                StageError::new(format!("it ran longer than its `resources.{name}` of {limit} allows")).with_help(
+                    "if it hangs, its log has the last that it did; if it is slow, raise the limit: what it had saved is kept \
+                     and the next run goes on from there",
+                ),
+            )
+        }
         (_, Some(JobResult { error: Some(error), .. })) if !error.cancelled => failed(error),
         _ if stop > Stop::No => Some(Ended::Stopped),
-        (_, Some(JobResult { error: Some(_), .. })) | (Exit::Signal(15), _) => failed(
+        (_, Some(JobResult { error: Some(_), .. })) | (Exit::Signal(15), _) => killed(
             StageError::new("its process was asked to stop, and not by this run")
                 .with_help("what it had done is kept and the next run goes on from there"),
         ),
-        (Exit::Signal(9), _) => failed(
-            StageError::new("its process was killed (signal 9)")
-                .with_help("most often the machine ran out of memory; what it had done is kept"),
-        ),
-        (Exit::Signal(signal), _) => failed(StageError::new(format!("its process ended by signal {signal}"))),
+        (Exit::Signal(9), _) => killed(StageError::new("its process was killed (signal 9)").with_help(
+            "most often the machine ran out of memory (`dmesg` tells): lower what the stage takes, such as its batch, or say \
+             what it takes with `resources.memory`, so that less runs beside it; what it had done is kept",
+        )),
+        (Exit::Signal(signal), _) => killed(StageError::new(format!("its process ended by signal {signal}"))),
         (Exit::Code(code), None) if code == i32::from(exec::DISK_FULL) => {
             failed(StageError::new(format!("its process could not write its result: {FULL}")))
         }

@@ -30,6 +30,9 @@ use crate::{
 /// How often a stage that another run holds is looked at.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
 
+/// How often one artifact is made again in a run, for each stage that may meet its loss.
+const REMADE: u32 = 16;
+
 /// How a plan is run: nothing in here enters a key.
 pub struct RunOptions {
     /// What stages may use together.
@@ -75,8 +78,10 @@ struct Driver<'a> {
     artifacts: Vec<Option<ArtifactDigest>>,
     /// What must run and waits for cores.
     ready: BTreeMap<usize, KeyParts>,
+    /// How often a damaged artifact was made again, or was asked for again meanwhile.
+    remade: BTreeMap<ArtifactDigest, u32>,
     tasks: JoinSet<Answer>,
-    /// Work dirs of stages that are done.
+    /// Work dirs of stages that are done, put away.
     left: Vec<WorkDir>,
     reports: mpsc::UnboundedSender<(usize, Report)>,
     stop: watch::Sender<Stop>,
@@ -109,6 +114,7 @@ pub async fn run(
         state: RunState::default(),
         artifacts: vec![None; plan.stages().len()],
         ready: BTreeMap::new(),
+        remade: BTreeMap::new(),
         tasks: JoinSet::new(),
         left: Vec::new(),
         reports,
@@ -199,6 +205,7 @@ impl Driver<'_> {
                 // What the plan found a moment ago is not looked up again.
                 if let Verdict::Cached { key, artifact } = self.plan.verdicts[at]
                     && !self.options.recheck.contains(&stage.id)
+                    && !self.remade.contains_key(&artifact)
                 {
                     return self.cached(at, key, artifact).map(Some);
                 }
@@ -247,7 +254,11 @@ impl Driver<'_> {
         let key = lease.key;
         let stage = self.plan.stages()[at].clone();
         let cores = capacity::need(&stage, self.options.capacity).cores;
+        let evicted = (reason == Reason::Evicted).then(|| reason.to_string());
         self.tell(Event::StageStarted { stage: stage.id.clone(), key, reason, cores })?;
+        if let Some(why) = evicted {
+            self.tell(Event::StageNote { stage: stage.id.clone(), text: format!("{why}: it is made again") })?;
+        }
         let inputs = stage
             .inputs
             .iter()
@@ -327,10 +338,11 @@ impl Driver<'_> {
                         self.tell(Event::StageFinished { stage: self.id(at), key, artifact, seconds, bytes })?;
                         Input::Done(at)
                     }
-                    Ended::Failed { error, log_tail } => {
+                    Ended::Failed { error, log_tail, again: _ } => {
                         self.tell(Event::StageFailed { stage: self.id(at), error, log_tail })?;
                         Input::Failed(at)
                     }
+                    Ended::Lost { artifact, why } => self.make_again(at, artifact, why)?,
                     Ended::Stopped => {
                         self.tell(Event::StageStopped { stage: self.id(at) })?;
                         Input::Stopped(at)
@@ -355,6 +367,33 @@ async fn clear(left: Vec<WorkDir>) {
     }
 }
 
+impl Driver<'_> {
+    /// An input of `at` is damaged: it is made again, but not for ever. Its artifact keeps its name, since a stage that gives
+    /// other bytes fails.
+    fn make_again(&mut self, at: usize, artifact: ArtifactDigest, why: String) -> Result<Input> {
+        let mut inputs = self.plan.stages()[at].inputs.iter().map(|input| input.stage);
+        let lost = inputs.find(|&input| self.artifacts[input] == Some(artifact));
+        let times = self.remade.entry(artifact).or_insert(0);
+        *times += 1;
+        match lost {
+            Some(input) if *times <= REMADE => {
+                let text = format!("its result is made again: {} failed to {why}", self.id(at));
+                self.tell(Event::StageNote { stage: self.id(input), text })?;
+                Ok(Input::Lost { stage: at, input })
+            }
+            _ => {
+                let error =
+                    StageError::new(format!("the bytes of input {artifact} are damaged again and again: {why}"))
+                        .with_help(
+                            "look at the disk of the store before you go on; what was damaged is in its `quarantine`",
+                        );
+                self.tell(Event::StageFailed { stage: self.id(at), error, log_tail: Vec::new() })?;
+                Ok(Input::Failed(at))
+            }
+        }
+    }
+}
+
 /// A lease that cannot be given back expires.
 async fn give_back(cache: &Cache, lease: &Lease) {
     if let Err(error) = cache.release(lease).await {
@@ -373,7 +412,7 @@ async fn claim(
     recheck: bool,
 ) -> Result<Claimed> {
     let key = parts.key();
-    let answers = CacheProbe { cache, recipe };
+    let answers = CacheProbe::new(cache, recipe);
     match cache.acquire(&key, holder, SystemTime::now(), LEASE).await? {
         Acquired::HeldBy { holder, .. } => Ok(Claimed::Busy(holder.to_string())),
         Acquired::Yes(lease) if recheck => Ok(Claimed::Ours(lease, Reason::Recheck)),

@@ -4,7 +4,7 @@
 //! runs/20261124-083422-1f3a/
 //!   process.json     who runs it
 //!   recipe.json      the resolved recipe, frozen
-//!   plan.json        the stages, with params and inputs
+//!   plan.json        the stages with all that enters their keys, as `flow plan --json` prints them (`plan::written`)
 //!   events.jsonl     everything that happened
 //!   logs/STAGE.log   what a stage's process printed
 //!   tensorboard/     curves of what stages measure, written by whoever watches
@@ -12,7 +12,7 @@
 
 use std::path::{Path, PathBuf};
 
-use flow_cache::Holder;
+use flow_cache::{Holder, failpoint};
 use fs_err as fs;
 use serde::Serialize;
 
@@ -20,6 +20,7 @@ use crate::{
     error::{Error, Result},
     job::{read_json, write_json},
     names::StageId,
+    plan::WrittenPlan,
 };
 
 /// The folder of one run.
@@ -37,6 +38,7 @@ impl RunFolder {
         for attempt in 0u32.. {
             let id = if attempt == 0 { stamp.clone() } else { format!("{stamp}-{attempt}") };
             let path = runs.join(&id);
+            failpoint::at("run.create").map_err(Error::io("create the folder of a run"))?;
             match fs::create_dir(&path) {
                 Ok(()) => {
                     fs::create_dir(path.join("logs")).map_err(Error::io("create the folder of a run's logs"))?;
@@ -47,19 +49,23 @@ impl RunFolder {
                 Err(error) => return Err(Error::Io { doing: "create the folder of a run", source: error }),
             }
         }
-        Err(Error::NoSuchRun(stamp))
+        Err(Error::NoSuchRun { name: stamp, nearest: None })
     }
 
     /// The run of this id, or the last one.
     pub fn open(runs: &Path, id: Option<&str>) -> Result<Self> {
-        let id = match id {
-            Some(id) => id.to_owned(),
-            None => list(runs)?.pop().ok_or_else(|| Error::NoSuchRun("(last)".into()))?,
-        };
-        let path = runs.join(&id);
-        // An id is one folder's name: nothing that leads elsewhere.
-        let plain = Path::new(&id).components().count() == 1 && !id.starts_with('.');
-        if plain && path.is_dir() { Ok(Self { id, path }) } else { Err(Error::NoSuchRun(id)) }
+        let known = list(runs)?;
+        let Some(last) = known.last() else { return Err(Error::NoRuns { runs: runs.to_owned() }) };
+        // An id is one of the list: nothing that leads elsewhere.
+        let id = id.unwrap_or(last).to_owned();
+        if known.contains(&id) {
+            let path = runs.join(&id);
+            return Ok(Self { id, path });
+        }
+        let similar = |known: &&String| strsim::jaro_winkler(&id, known);
+        let nearest = known.iter().filter(|known| similar(known) > 0.7);
+        let nearest = nearest.max_by(|a, b| similar(a).total_cmp(&similar(b))).cloned();
+        Err(Error::NoSuchRun { name: id, nearest })
     }
 
     /// The run's id.
@@ -88,7 +94,7 @@ impl RunFolder {
     }
 
     /// Writes the frozen recipe and the plan.
-    pub fn freeze(&self, recipe: &impl Serialize, plan: &impl Serialize) -> Result<()> {
+    pub fn freeze(&self, recipe: &impl Serialize, plan: &WrittenPlan) -> Result<()> {
         write_json(&self.path.join("recipe.json"), recipe)?;
         write_json(&self.path.join("plan.json"), plan)
     }

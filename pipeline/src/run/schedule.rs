@@ -49,6 +49,13 @@ pub enum Input {
     Failed(usize),
     /// The stage stopped since it was asked to.
     Stopped(usize),
+    /// The stage could not begin, since the bytes of `input` are gone: that one is looked at, and made, again.
+    Lost {
+        /// The stage.
+        stage: usize,
+        /// Its input.
+        input: usize,
+    },
     /// Nothing more may start.
     Interrupt,
 }
@@ -201,6 +208,8 @@ impl<'a> Scheduler<'a> {
                 self.set(stage, State::Ended);
                 self.close();
             }
+            Input::Lost { stage, .. } if self.closed => self.set(stage, State::Ended),
+            Input::Lost { stage, input } => self.go_back(stage, input, &mut commands),
             Input::Interrupt => self.close(),
         }
         self.launch(&mut commands);
@@ -237,6 +246,31 @@ impl<'a> Scheduler<'a> {
                     self.set(next, State::Blocked(missing - 1));
                 }
             }
+        }
+    }
+
+    /// `stage` waits once more for `input`, which is begun again unless it is being done already.
+    fn go_back(&mut self, stage: usize, input: usize, commands: &mut Vec<Command>) {
+        match self.states[input] {
+            State::Done => {
+                // Who still waits for others had counted it as there.
+                let graph = self.graph;
+                for next in graph.dependents(input) {
+                    if let State::Blocked(missing) = self.states[next] {
+                        self.set(next, State::Blocked(missing + 1));
+                    }
+                }
+                self.set(stage, State::Blocked(1));
+                self.open += 1;
+                self.set(input, State::Probing);
+                commands.push(Command::Probe(input));
+            }
+            State::Ended => {
+                self.set(stage, State::Ended);
+                commands.push(Command::Skip { stage, because: input });
+                self.give_up(stage, commands);
+            }
+            State::Blocked(_) | State::Probing | State::Ready | State::Running => self.set(stage, State::Blocked(1)),
         }
     }
 
@@ -395,6 +429,44 @@ mod tests {
         run.step(Input::Miss(0));
         assert_eq!(run.step(Input::Interrupt), []);
         assert_eq!(run.step(Input::Stopped(0)), [Command::Finish]);
+    }
+
+    /// 0 → 1, 2; 1, 2 → 3; 0 → 3. What 0 made is found damaged twice, by 1 and by 2.
+    #[test]
+    fn a_lost_input_is_made_again_before_who_needs_it() {
+        let graph = Graph::new(&[vec![], vec![0], vec![0], vec![0, 1, 2]]).unwrap();
+        let mut run = Scheduler::new(&graph, vec![need(1); 4], TWO, true);
+        run.step(Input::Begin);
+        assert_eq!(run.step(Input::Hit(0)), [Command::Probe(1), Command::Probe(2)]);
+        run.step(Input::Miss(1));
+        run.step(Input::Miss(2));
+        assert_eq!(run.step(Input::Lost { stage: 1, input: 0 }), [Command::Probe(0)]);
+        assert_eq!(run.step(Input::Lost { stage: 2, input: 0 }), [], "it is being looked at");
+        assert_eq!(run.step(Input::Miss(0)), [Command::Launch(0)]);
+        assert_eq!(run.step(Input::Done(0)), [Command::Probe(1), Command::Probe(2)], "3 still waits for both");
+        assert_eq!(run.step(Input::Hit(1)), []);
+        assert_eq!(run.step(Input::Hit(2)), [Command::Probe(3)]);
+        assert_eq!(run.step(Input::Hit(3)), [Command::Finish]);
+    }
+
+    #[test]
+    fn a_lost_input_that_fails_gives_up_who_needs_it() {
+        let graph = diamond();
+        let mut run = Scheduler::new(&graph, vec![need(1); 4], TWO, true);
+        run.step(Input::Begin);
+        run.step(Input::Hit(0));
+        run.step(Input::Miss(1));
+        run.step(Input::Miss(2));
+        run.step(Input::Lost { stage: 1, input: 0 });
+        run.step(Input::Miss(0));
+        assert_eq!(
+            run.step(Input::Failed(0)),
+            [Command::Skip { stage: 1, because: 0 }, Command::Skip { stage: 3, because: 0 }]
+        );
+        assert_eq!(
+            run.step(Input::Lost { stage: 2, input: 0 }),
+            [Command::Skip { stage: 2, because: 0 }, Command::Finish]
+        );
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::path::Path;
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
-    event::{Outcome, log, state::RunState},
+    event::{Event, Outcome, log, state::RunState},
     job::{Job, JobResult, read_json},
 };
 
@@ -44,7 +44,7 @@ fn events() {
         .collect();
     let want = [
         r#"a: phase="cached""#,
-        r#"b[x]: bytes=12 metrics={"loss":2.5} notes=["slow"] phase="finished" progress=[3,null,"steps"] reason={"changes":[{"new":null,"old":"0.1","path":"params.lr"}],"why":"changed"} seconds=2.001 started="2026-01-01T00:00:02Z""#,
+        r#"b[x]: bytes=12 metrics={"loss":2.5} notes=["slow"] pace={"at":"2026-01-01T00:00:03Z","from":3,"since":"2026-01-01T00:00:03Z"} phase="finished" progress=[3,null,"steps"] reason={"changes":[{"new":null,"old":"0.1","path":"params.lr"}],"why":"changed"} seconds=2.001 started="2026-01-01T00:00:02Z""#,
         r#"c: error={"cancelled":false,"help":"yes","message":"no"} log_tail=["line"] phase="failed" reason={"stages":["b[x]"],"why":"upstream"} started="2026-01-01T00:00:05Z""#,
         r#"d: blocked_by="c" phase="skipped""#,
         r#"e: phase="stopped" reason={"why":"never-run"} started="2026-01-01T00:00:07Z""#,
@@ -65,4 +65,28 @@ fn what_is_no_such_file_is_an_error_with_its_name() {
     }
     fs_err::write(&path, "{}\n").unwrap();
     assert!(log::read(&path).unwrap_err().to_string().contains("not a event log"));
+}
+
+/// What serde says when it meets a name that it does not know lists those that it does: `expected one of …`.
+fn expected(line: &str) -> Vec<String> {
+    let error = serde_json::from_str::<Event>(line).unwrap_err().to_string();
+    let names: Vec<String> = error.split('`').skip(1).step_by(2).skip(1).map(str::to_owned).collect();
+    assert!(!names.is_empty(), "{error}");
+    names
+}
+
+#[test]
+fn the_page_on_events_names_each_event_and_field() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/events.md");
+    let page = fs_err::read_to_string(path).unwrap();
+    let events = expected(r#"{"event":"no-such-event"}"#);
+    assert!(events.len() >= 12, "{events:?}");
+    for event in events {
+        let heading = format!("| `{event}` |");
+        let row = page.lines().find(|line| line.starts_with(&heading));
+        let row = row.unwrap_or_else(|| panic!("docs/events.md has no row for `{event}`"));
+        for field in expected(&format!(r#"{{"event":"{event}","no-such-field":0}}"#)) {
+            assert!(row.contains(&format!("`{field}`")), "docs/events.md does not say what `{field}` of `{event}` is");
+        }
+    }
 }

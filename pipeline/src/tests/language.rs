@@ -215,7 +215,10 @@ fn the_frozen_form_is_sorted_and_whole() {
                 { "stage": "expert[rust]", "label": "expert.rust" },
                 { "stage": "base", "label": "base" },
             ] } },
-            "resources": { "cores": 2, "gpus": 0, "memory": 4_u64 << 30, "nodes": 1, "time": 259_200 },
+            "resources": {
+                "cores": 2, "gpus": 0, "memory": 4_u64 << 30, "nodes": 1, "retries": { "attempts": 1, "backoff": 10 },
+                "time": 259_200, "timeout": null,
+            },
         })
     );
     assert_eq!(json, resolved_json(&read_with(&format!("# a comment\n{SMALL}"), &["nano"], &[])));

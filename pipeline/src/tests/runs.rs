@@ -74,7 +74,7 @@ async fn a_changed_param_reruns_what_depends_on_it_and_nothing_else() {
         _ => None,
     });
     let why = started.unwrap();
-    assert!(why.starts_with("inputs.parts[b]: ") && why.contains(" → "), "{why}");
+    assert!(why.starts_with("input parts[b]: ") && why.contains(" → "), "{why}");
     // Back again: both are known.
     assert_eq!(world.run(RECIPE).await.made, [""; 0]);
 }

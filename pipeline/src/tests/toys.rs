@@ -203,6 +203,12 @@ pub enum How {
     Panic,
     /// Other bytes each time.
     Dice,
+    /// Writes to its first input.
+    Meddle,
+    /// Writes beside its output.
+    Stray,
+    /// Writes how many files it found in its scratch.
+    Peek,
     /// Goes on until it is asked to stop, and the next time to its end.
     Wait,
 }
@@ -232,6 +238,23 @@ impl Kind for Odd {
         match params.how {
             How::Fail => Err(StageError::new("it did not work").with_help("try something else")),
             How::Panic => panic!("at the disco"),
+            How::Meddle => {
+                let file = ctx.inputs("after")[0].path.join("text");
+                let size = fs_err::metadata(&file).map_err(|error| StageError::from_error(&error))?.len();
+                let meddle = || {
+                    fs_err::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o644))?;
+                    fs_err::write(&file, "x".repeat(size as usize))
+                };
+                meddle().map_err(|error| StageError::from_error(&error))
+            }
+            How::Stray => {
+                let beside = ctx.output().with_file_name("elsewhere");
+                fs_err::write(beside, "").map_err(|error| StageError::from_error(&error))
+            }
+            How::Peek => {
+                let found = fs_err::read_dir(ctx.scratch()).map_err(|error| StageError::from_error(&error))?.count();
+                write(ctx, &found.to_string())
+            }
             How::Dice => write(ctx, &DICE.fetch_add(1, Ordering::SeqCst).to_string()),
             How::Wait => {
                 let saved = ctx.scratch().join("saved");

@@ -108,7 +108,7 @@ impl World {
     pub async fn plan(&self, text: &str, recheck: &[&str]) -> Plan {
         let prepared = prepare(&Self::recipe(text), &[]).unwrap();
         let recheck: Vec<StageId> = recheck.iter().map(|id| id.parse().unwrap()).collect();
-        plan::plan(prepared, numerics(), &CacheProbe { cache: &self.cache, recipe: "toy" }, &recheck).await.unwrap()
+        plan::plan(prepared, numerics(), &CacheProbe::new(&self.cache, "toy"), &recheck).await.unwrap()
     }
 
     pub async fn run(&self, text: &str) -> Ran {

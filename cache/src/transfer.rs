@@ -1,0 +1,92 @@
+//! Bringing records with all that they need to the remote store and from there, when a person asks for it. What is there
+//! already is passed over, blob by blob, so that a transfer that was cut off goes on where it stopped.
+
+use std::collections::BTreeSet;
+
+use futures::{StreamExt, TryStreamExt, stream};
+
+use crate::{
+    cache::Cache,
+    digest::{BlobDigest, StageKey},
+    error::{Error, Result},
+    layout,
+    records::{PutRecord, Record},
+};
+
+/// What was moved for a record.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Moved {
+    /// Blobs that were not there.
+    pub blobs: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Blobs that were there already.
+    pub already: u64,
+    /// Whether the other side has another artifact for this key, which stays.
+    pub conflict: bool,
+}
+
+impl Cache {
+    /// The keys on record in the remote store, sorted.
+    pub async fn remote_keys(&self) -> Result<BTreeSet<StageKey>> {
+        let Some(remote) = &self.tiers().remote else { return Ok(BTreeSet::new()) };
+        let listed = remote.list(&layout::records()).await?;
+        Ok(listed.iter().filter_map(|meta| layout::id(&meta.location)).collect())
+    }
+
+    /// Uploads the artifact of a local record, then its log, then the record.
+    pub async fn push(&self, record: &Record) -> Result<Moved> {
+        let Some(remote) = &self.tiers().remote else { return Ok(Moved::default()) };
+        let manifest = self.manifest(&record.artifact).await?.ok_or(Error::NoArtifact { digest: record.artifact })?;
+        let mut moved: Moved = stream::iter(manifest.blobs())
+            .map(|(blob, size)| async move { Ok::<_, Error>((self.tiers().push(remote, &blob, size).await?, size)) })
+            .buffer_unordered(8)
+            .try_fold(Moved::default(), |moved, (sent, size)| async move { Ok(moved.with(sent, size)) })
+            .await?;
+        if let Some((log, size)) = self.local_log(record).await? {
+            moved = moved.with(self.tiers().push(remote, &log, size).await?, size);
+        }
+        remote.replace(&layout::tree(&record.artifact), manifest.to_bytes().into()).await?;
+        moved.conflict = matches!(remote.put_record(record).await?, PutRecord::Conflict(_));
+        self.store().remove(&layout::pending(&record.key)).await?;
+        Ok(moved)
+    }
+
+    /// Brings the artifact of a record into the local store, then its log. The record itself came with [`Cache::record`].
+    pub async fn pull(&self, record: &Record) -> Result<Moved> {
+        let manifest = self.manifest(&record.artifact).await?.ok_or(Error::NoArtifact { digest: record.artifact })?;
+        let mut moved: Moved = stream::iter(manifest.blobs())
+            .map(|(blob, size)| async move {
+                let here = self.store().has_local(&blob, size)?;
+                self.tiers().fetch(&blob, size).await?;
+                Ok::<_, Error>((!here, size))
+            })
+            .buffer_unordered(8)
+            .try_fold(Moved::default(), |moved, (came, size)| async move { Ok(moved.with(came, size)) })
+            .await?;
+        if let (Some(log), Some(remote)) = (record.log, &self.tiers().remote)
+            && let Some(size) = remote.size(&layout::blob(&log)).await?
+        {
+            let here = self.store().has_local(&log, size)?;
+            self.tiers().fetch(&log, size).await?;
+            moved = moved.with(!here, size);
+        }
+        Ok(moved)
+    }
+
+    /// A record's log, where it is in the local store, with its size.
+    async fn local_log(&self, record: &Record) -> Result<Option<(BlobDigest, u64)>> {
+        let Some(log) = record.log else { return Ok(None) };
+        Ok(self.store().size(&layout::blob(&log)).await?.map(|size| (log, size)))
+    }
+}
+
+impl Moved {
+    fn with(self, moved: bool, size: u64) -> Self {
+        if moved {
+            Self { blobs: self.blobs + 1, bytes: self.bytes + size, ..self }
+        } else {
+            Self { already: self.already + 1, ..self }
+        }
+    }
+}

@@ -1,0 +1,155 @@
+//! The work dir of an attempt: whose leftovers are trusted, what is laid out in it, and what must be as it was when the stage has
+//! ended.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
+
+use flow_cache::{ArtifactDigest, Cache, Laid, StageKey, WorkDir};
+use fs_err as fs;
+use serde::{Deserialize, Serialize};
+
+use super::attempt::Attempt;
+use crate::{
+    error::{Error, Result, StageError},
+    job::{FORMAT, Job, read_json, write_json},
+    stage::InputTree,
+};
+
+/// What may lie in a work dir beside the halves of files.
+const ENTRIES: [&str; 8] =
+    ["output", "scratch", "lock", "inputs", "made-by.json", "job.json", "reports.jsonl", "result.json"];
+
+/// Whose scratch it is: another version of flow may have kept its checkpoints in another form.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+struct MadeBy {
+    format: u32,
+    flow: String,
+    key: StageKey,
+    kind: String,
+    kind_version: u32,
+}
+
+/// An input as it was laid out.
+pub(super) struct LaidInput {
+    name: String,
+    artifact: ArtifactDigest,
+    path: PathBuf,
+    laid: Laid,
+}
+
+/// Empties a scratch that this flow did not make for this key, and says so; nothing if it can be gone on from.
+pub(super) fn trust(work: &WorkDir, attempt: &Attempt) -> Result<Option<String>> {
+    let path = work.path().join("made-by.json");
+    let wanted = MadeBy {
+        format: FORMAT,
+        flow: attempt.version.clone(),
+        key: attempt.key,
+        kind: attempt.stage.kind.to_owned(),
+        kind_version: attempt.stage.kind_version,
+    };
+    let found = read_json::<MadeBy>(&path, "work dir").ok();
+    if found.as_ref() == Some(&wanted) {
+        return Ok(None);
+    }
+    let doing = Error::io("empty a work dir");
+    let is_used = match fs::read_dir(work.scratch()) {
+        Ok(mut entries) => entries.next().is_some(),
+        Err(error) => return Err(doing(error)),
+    };
+    if is_used {
+        fs::remove_dir_all(work.scratch()).and_then(|()| fs::create_dir(work.scratch())).map_err(doing)?;
+    }
+    write_json(&path, &wanted)?;
+    let whose = match found {
+        Some(found) if found.key == wanted.key => format!("is of flow {}", found.flow),
+        _ => "is not known to be of this stage".to_owned(),
+    };
+    Ok(is_used.then(|| format!("what an earlier attempt left {whose}: discarded, it begins anew")))
+}
+
+/// Lays the inputs out and says what is to be done. Only scratch survives from an earlier attempt.
+pub(super) async fn set_up(cache: &Cache, attempt: &Attempt, work: &WorkDir) -> Result<(Job, Vec<LaidInput>)> {
+    let stage = &attempt.stage;
+    let folder = work.path().join("inputs");
+    if folder.exists() {
+        fs::remove_dir_all(&folder).map_err(Error::io("clear a work dir"))?;
+    }
+    let (mut inputs, mut all) = (BTreeMap::<String, Vec<InputTree>>::new(), Vec::new());
+    for (role, label, artifact) in &attempt.inputs {
+        let (path, name) = match label {
+            Some(label) => (folder.join(role).join(label), format!("{role}[{label}]")),
+            None => (folder.join(role), role.clone()),
+        };
+        cache.materialize(artifact, &path).await.map_err(|error| lost(*artifact, error))?;
+        all.push((name, *artifact, path.clone()));
+        inputs.entry(role.clone()).or_default().push(InputTree { label: label.clone(), artifact: *artifact, path });
+    }
+    let job = Job {
+        format: FORMAT,
+        kind: stage.kind.to_owned(),
+        kind_version: stage.kind_version,
+        stage: stage.id.clone(),
+        key: attempt.key,
+        decoded: stage.decoded.clone(),
+        seed: stage.seed.unwrap_or(0),
+        inputs,
+        sources: stage.sources.clone().unwrap_or_default(),
+        output: work.output(),
+        scratch: work.scratch(),
+        lock: work.lock(),
+        events: work.path().join("reports.jsonl"),
+        result: work.path().join("result.json"),
+        device: attempt.device.clone(),
+        threads: attempt.cores,
+    };
+    for stale in [&job.events, &job.result] {
+        if stale.exists() {
+            fs::remove_file(stale).map_err(Error::io("clear a work dir"))?;
+        }
+    }
+    let look = |(name, artifact, path): (String, ArtifactDigest, PathBuf)| {
+        Laid::look(&path).map(|laid| LaidInput { name, artifact, path, laid })
+    };
+    Ok((job, all.into_iter().map(look).collect::<Result<_, _>>()?))
+}
+
+fn lost(artifact: ArtifactDigest, error: flow_cache::Error) -> Error {
+    use flow_cache::Error::{Corrupt, NoArtifact, NoBlob};
+    match error {
+        Corrupt { .. } | NoBlob { .. } | NoArtifact { .. } => Error::InputLost { artifact, source: Box::new(error) },
+        error => error.into(),
+    }
+}
+
+/// Nothing if the stage wrote where it may: below its output and its scratch.
+pub(super) async fn strayed(cache: &Cache, work: &WorkDir, inputs: Vec<LaidInput>) -> Result<Option<StageError>> {
+    let defect = "a stage may write below its output and its scratch folder only: this is a defect of its kind";
+    for LaidInput { name, artifact, path, laid } in inputs {
+        let changes = cache.changes(&artifact, &path, laid).await?;
+        if let Some(first) = changes.first() {
+            let more = if changes.len() > 1 { format!(" and {} more files", changes.len() - 1) } else { String::new() };
+            let message = format!("its input {name} changed while it ran: `{first}`{more}; nothing was published");
+            let help = format!("{defect}, or of one that ran beside it; what is damaged is made again by the next run");
+            return Ok(Some(StageError::new(message).with_help(help)));
+        }
+    }
+    let beside = beside(work.path())?;
+    Ok(beside.map(|name| {
+        StageError::new(format!("it wrote `{name}` beside its output; nothing was published")).with_help(defect)
+    }))
+}
+
+/// The first name in a work dir that flow did not make.
+fn beside(work: &Path) -> Result<Option<String>> {
+    let mut names = Vec::new();
+    for entry in fs::read_dir(work).map_err(Error::io("look into a work dir"))? {
+        let name = entry.map_err(Error::io("look into a work dir"))?.file_name().to_string_lossy().into_owned();
+        if !ENTRIES.contains(&name.as_str()) && !name.ends_with(".json.part") {
+            names.push(name);
+        }
+    }
+    names.sort();
+    Ok(names.into_iter().next())
+}

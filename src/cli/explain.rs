@@ -1,0 +1,181 @@
+//! The arguments of the commands that look at what was done: runs, stages, the store.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+use flow_pipeline::units::Duration;
+
+use super::{DeviceArgs, RecipeArgs, StoreArgs};
+
+/// The store, where no other behind it matters.
+#[derive(Debug, Args)]
+pub struct FolderArgs {
+    /// The folder of the cache and of the runs.
+    #[arg(long, value_name = "FOLDER", env = "FLOW_STORE", default_value = ".flow")]
+    pub store: PathBuf,
+}
+
+/// A recipe that need not be given.
+#[derive(Debug, Args)]
+pub struct MaybeRecipeArgs {
+    /// The recipe.
+    pub recipe: Option<PathBuf>,
+    /// Lay a profile of the recipe over it. May be given more than once.
+    #[arg(long, short, value_name = "NAME", requires = "recipe")]
+    pub profile: Vec<String>,
+    /// Set one value: `stages.expert.with.steps=10`, or a variable's name. May be given more than once.
+    #[arg(long, short, value_name = "PATH=VALUE", value_parser = super::assignment, requires = "recipe")]
+    pub set: Vec<(String, String)>,
+}
+
+impl MaybeRecipeArgs {
+    /// The recipe, if one was given.
+    pub fn given(&self) -> Option<RecipeArgs> {
+        let recipe = self.recipe.clone()?;
+        Some(RecipeArgs { recipe, profile: self.profile.clone(), set: self.set.clone() })
+    }
+}
+
+/// `flow runs`.
+#[derive(Debug, Args)]
+pub struct RunsArgs {
+    #[command(flatten)]
+    pub folder: FolderArgs,
+}
+
+/// `flow status`.
+#[derive(Debug, Args)]
+pub struct StatusArgs {
+    /// The run [default: the last one].
+    pub run: Option<String>,
+    #[command(flatten)]
+    pub folder: FolderArgs,
+}
+
+/// `flow logs`.
+#[derive(Debug, Args)]
+pub struct LogsArgs {
+    /// The stage.
+    pub stage: String,
+    /// Go on until the stage has ended.
+    #[arg(long, short)]
+    pub follow: bool,
+    /// The run [default: the last one].
+    #[arg(long, value_name = "RUN")]
+    pub run: Option<String>,
+    #[command(flatten)]
+    pub folder: FolderArgs,
+}
+
+/// `flow why`.
+#[derive(Debug, Args)]
+#[command(allow_missing_positional = true)]
+pub struct WhyArgs {
+    #[command(flatten)]
+    pub recipe: MaybeRecipeArgs,
+    /// The stage: of the recipe or, where none is given, of the last run.
+    #[arg(required = true)]
+    pub stage: Option<String>,
+    /// The run [default: the last one].
+    #[arg(long, value_name = "RUN", conflicts_with = "recipe")]
+    pub run: Option<String>,
+    #[command(flatten)]
+    pub store: StoreArgs,
+    #[command(flatten)]
+    pub device: DeviceArgs,
+}
+
+/// `flow diff`.
+#[derive(Debug, Args)]
+pub struct DiffArgs {
+    /// The earlier run.
+    #[arg(value_name = "RUN1")]
+    pub first: String,
+    /// The later run.
+    #[arg(value_name = "RUN2")]
+    pub second: String,
+    #[command(flatten)]
+    pub folder: FolderArgs,
+}
+
+/// `flow cache`.
+#[derive(Debug, Subcommand)]
+pub enum CacheCommand {
+    /// List what is on record, newest first.
+    Ls {
+        /// Only stages of this name, base name or kind.
+        stage: Option<String>,
+        #[command(flatten)]
+        folder: FolderArgs,
+    },
+    /// Say what takes how much of the disk.
+    Du {
+        #[command(flatten)]
+        folder: FolderArgs,
+    },
+    /// Read everything again and set aside what is damaged; exit code 1 if something was.
+    Verify {
+        #[command(flatten)]
+        folder: FolderArgs,
+    },
+    /// Say what can be freed, and with `--yes` free it. Pins and the last runs stay.
+    Gc(GcArgs),
+    /// Keep an artifact whatever is collected.
+    Pin {
+        /// A stage of the last run, or the first digits of a key or of an artifact.
+        target: String,
+        /// What the pin is called [default: as TARGET is written].
+        #[arg(long = "as", value_name = "NAME")]
+        name: Option<String>,
+        /// The run in which TARGET is a stage [default: the last one].
+        #[arg(long, value_name = "RUN")]
+        run: Option<String>,
+        #[command(flatten)]
+        folder: FolderArgs,
+    },
+    /// Take a pin away.
+    Unpin {
+        /// Its name.
+        name: String,
+        #[command(flatten)]
+        folder: FolderArgs,
+    },
+    /// Upload what is on record here to the store behind this one.
+    Push(TransferArgs),
+    /// Fetch what is on record in the store behind this one.
+    Pull(TransferArgs),
+}
+
+/// `flow cache gc`.
+#[derive(Debug, Args)]
+pub struct GcArgs {
+    #[command(flatten)]
+    pub recipe: MaybeRecipeArgs,
+    /// Keep what this many of the last runs reach.
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    pub keep_runs: usize,
+    /// Keep what was touched less long ago: another process may be about to use it.
+    #[arg(long, value_name = "TIME", default_value = "1h")]
+    pub grace: Duration,
+    /// Free it.
+    #[arg(long)]
+    pub yes: bool,
+    #[command(flatten)]
+    pub folder: FolderArgs,
+    #[command(flatten)]
+    pub device: DeviceArgs,
+}
+
+/// `flow cache push` and `flow cache pull`.
+#[derive(Debug, Args)]
+pub struct TransferArgs {
+    #[command(flatten)]
+    pub recipe: MaybeRecipeArgs,
+    /// Only these stages and what they need.
+    #[arg(value_name = "STAGE")]
+    pub stages: Vec<String>,
+    #[command(flatten)]
+    pub store: StoreArgs,
+    #[command(flatten)]
+    pub device: DeviceArgs,
+}

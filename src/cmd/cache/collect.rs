@@ -1,0 +1,103 @@
+//! `flow cache gc`: what nothing needs any more.
+
+use std::{collections::BTreeSet, io::Write, process::ExitCode, time::SystemTime};
+
+use flow_cache::{Cache, Keep, Record, StageKey};
+use flow_pipeline::{
+    plan::{Artifacts, WrittenPlan, WrittenStage},
+    run::{RunFolder, Standing, folder},
+};
+use serde_json::json;
+
+use super::super::planning;
+use crate::{
+    cli::GcArgs,
+    failure::{Ended, Failure},
+    view::{self, cache::Kept},
+};
+
+/// Says what would be freed, and with `--yes` frees it.
+pub async fn gc(args: &GcArgs, json: bool) -> Ended {
+    let cache = planning::open_existing(&args.folder.store)?;
+    let (mut keys, runs) = of_runs(args)?;
+    let recipe = match args.recipe.given() {
+        Some(recipe) => {
+            let plan = planning::planned(&recipe, &[], &cache, &args.device).await?;
+            keys.extend(reached(&plan, &cache).await?);
+            Some(plan.recipe)
+        }
+        None => None,
+    };
+    let kept = Kept { runs, recipe, pins: cache.pins().await?.len() };
+    let keep = Keep { grace: args.grace.as_std(), ..Keep::keys(keys, SystemTime::now()) };
+    let plan = cache.plan_gc(&keep).await?;
+    let hollowed = records(&cache, &plan.hollowed).await?;
+    let done = if args.yes { Some(cache.apply_gc(&plan).await?) } else { None };
+    if json {
+        let stages: Vec<_> = hollowed
+            .iter()
+            .map(
+                |r| json!({ "stage": r.stage, "kind": r.kind, "key": r.key, "artifact": r.artifact, "bytes": r.bytes }),
+            )
+            .collect();
+        view::json::pretty(&json!({
+            "bytes": plan.bytes, "artifacts": plan.artifacts, "blobs": plan.blobs.len(),
+            "blob_bytes": plan.blobs.values().sum::<u64>(), "work": plan.work.len(),
+            "work_bytes": plan.work.values().sum::<u64>(), "temporaries": plan.stray.len(),
+            "temporary_bytes": plan.stray.values().sum::<u64>(), "stages": stages,
+            "kept": { "runs": kept.runs, "recipe": kept.recipe, "pins": kept.pins },
+            "freed": done.map(|done| json!({ "artifacts": done.artifacts, "blobs": done.blobs, "bytes": done.bytes })),
+        }));
+    } else {
+        // A reader that went away wants no more.
+        let _ = write!(std::io::stdout(), "{}", view::cache::collection(&plan, &hollowed, &kept, done.as_ref()));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The keys of a plan's stages. Bytes of a middle artifact may have gone before: its record still has the digest, and what was
+/// made of it is found by that.
+async fn reached(plan: &WrittenPlan, cache: &Cache) -> Result<BTreeSet<StageKey>, Failure> {
+    let (mut keys, mut artifacts) = (BTreeSet::new(), Artifacts::new());
+    for stage in &plan.stages {
+        let (parts, unknown) = stage.known_parts(&plan.numerics, &artifacts);
+        if unknown.is_empty() {
+            let key = parts.key();
+            keys.insert(key);
+            artifacts.extend(cache.record(&key).await?.map(|record| (stage.stage.clone(), record.artifact)));
+        }
+    }
+    Ok(keys)
+}
+
+/// The keys that the last runs reach, and all runs that go on, and how many runs these are.
+fn of_runs(args: &GcArgs) -> Result<(BTreeSet<StageKey>, usize), Failure> {
+    let runs = args.folder.store.join("runs");
+    let (mut keys, mut count) = (BTreeSet::new(), 0);
+    for (nth, id) in folder::list(&runs)?.iter().rev().enumerate() {
+        let folder = RunFolder::open(&runs, Some(id))?;
+        if nth >= args.keep_runs && !folder.is_alive() {
+            continue;
+        }
+        let state = folder.state()?;
+        if nth >= args.keep_runs && folder.standing(&state) != Standing::Running {
+            continue;
+        }
+        count += 1;
+        keys.extend(state.stages.values().filter_map(|stage| stage.key));
+        // What it will find in the cache, but has not come to yet. A run of an older flow has no such plan.
+        if let Ok(plan) = folder.plan() {
+            keys.extend(plan.stages.iter().filter_map(WrittenStage::key));
+        }
+    }
+    Ok((keys, count))
+}
+
+async fn records(cache: &Cache, keys: &BTreeSet<StageKey>) -> Result<Vec<Record>, Failure> {
+    let mut records = Vec::new();
+    for key in keys {
+        records.extend(cache.record(key).await?);
+    }
+    records.sort_by(|a, b| (&a.stage, a.key).cmp(&(&b.stage, b.key)));
+    Ok(records)
+}

@@ -1,0 +1,93 @@
+//! `flow cache pin` and `unpin`: what stays because a person said so.
+
+use std::{path::Path, process::ExitCode};
+
+use flow_cache::{Cache, Pin, Record};
+use flow_pipeline::{Error, event, run::RunFolder};
+
+use super::super::planning;
+use crate::{
+    failure::{Ended, Failure},
+    view,
+};
+
+/// So few digits of a digest could be a word.
+const DIGITS: usize = 6;
+
+/// Pins an artifact.
+pub async fn pin(store: &Path, target: &str, name: Option<&str>, run: Option<&str>, json: bool) -> Ended {
+    let cache = planning::open_existing(store)?;
+    let record = find(&cache, store, target, run).await?;
+    let name = name.unwrap_or(target).to_owned();
+    if name.is_empty() {
+        return Err(Failure::usage("a pin needs a name", None));
+    }
+    let pin = Pin { name, artifact: record.artifact, key: Some(record.key), since: event::now() };
+    let old = cache.pin(&pin).await?;
+    if json {
+        view::json::pretty(&pin);
+    } else {
+        let moved = old.filter(|old| old.artifact != pin.artifact);
+        let moved = moved.map(|old| format!("; it was {} before", old.artifact.short())).unwrap_or_default();
+        view::terminal::remark(&format!("{} keeps {} of {}{moved}", pin.name, pin.artifact.short(), record.stage));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The record that a person means: a stage of a run, or the first digits of a key or an artifact.
+async fn find(cache: &Cache, store: &Path, target: &str, run: Option<&str>) -> Result<Record, Failure> {
+    let hex = target.len() >= DIGITS && target.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+    if hex && run.is_none() {
+        let mut records = cache.local_records().await?;
+        records.retain(|r| r.key.to_string().starts_with(target) || r.artifact.to_string().starts_with(target));
+        records.sort_by_key(|record| record.artifact);
+        records.dedup_by(|a, b| a.artifact == b.artifact);
+        match records.len() {
+            0 => {}
+            1 => return Ok(records.remove(0)),
+            many => {
+                let message = format!("`{target}` begins the keys or artifacts of {many} records");
+                return Err(Failure::usage(message, Some("give more digits; `flow cache ls` shows twelve".to_owned())));
+            }
+        }
+    }
+    let folder = match RunFolder::open(&store.join("runs"), run) {
+        Err(Error::NoRuns { .. }) if hex => return Err(none(target)),
+        opened => opened?,
+    };
+    let state = folder.state()?;
+    let id = match planning::choose(state.order.iter(), target) {
+        Err(_) if hex => return Err(none(target)),
+        chosen => chosen?,
+    };
+    let missing = || {
+        let message = format!("{id} has no artifact in run {}", folder.id());
+        Failure::usage(message, Some("`flow cache ls` lists what is on record".to_owned()))
+    };
+    let key = state.stages.get(&id).and_then(|stage| stage.key).ok_or_else(missing)?;
+    cache.record(&key).await?.ok_or_else(missing)
+}
+
+fn none(target: &str) -> Failure {
+    Failure::usage(
+        format!("no key or artifact begins with `{target}`"),
+        Some("`flow cache ls` lists what is on record".to_owned()),
+    )
+}
+
+/// Takes a pin away.
+pub async fn unpin(store: &Path, name: &str, json: bool) -> Ended {
+    let cache = planning::open_existing(store)?;
+    if !cache.unpin(name).await? {
+        let names: Vec<String> = cache.pins().await?.into_iter().map(|pin| pin.name).collect();
+        let help =
+            if names.is_empty() { "nothing is pinned".into() } else { format!("pinned are {}", names.join(", ")) };
+        return Err(Failure::usage(format!("nothing is pinned as `{name}`"), Some(help)));
+    }
+    if json {
+        view::json::pretty(&serde_json::json!({ "unpinned": name }));
+    } else {
+        view::terminal::remark(&format!("{name} is pinned no more"));
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,160 @@
+//! `flow cache push` and `pull`: between this store and the one behind it.
+
+use std::process::ExitCode;
+
+use flow_cache::{Cache, Moved, Record, StageKey};
+use flow_pipeline::{
+    chain,
+    plan::{Verdict, WrittenStage},
+};
+use serde_json::json;
+
+use super::super::planning;
+use crate::{
+    cli::TransferArgs,
+    failure::{Ended, Failure},
+    view::{self, numbers::bytes},
+};
+
+/// Uploads what a recipe reaches, or all that is on record here.
+pub async fn push(args: &TransferArgs, json: bool) -> Ended {
+    let cache = open(args).await?;
+    let records = match of_recipe(args, &cache).await? {
+        Some(keys) => fetch(&cache, &keys).await?,
+        None => cache.local_records().await?,
+    };
+    let mut sum = Sum::new("Pushed", json);
+    for record in &records {
+        // Bytes that were collected here cannot be sent; where they are there, nothing need be.
+        if args.recipe.recipe.is_none() && !cache.is_local(&record.artifact).await? {
+            sum.absent += 1;
+            continue;
+        }
+        sum.add(record, cache.push(record).await);
+    }
+    Ok(sum.end(&cache))
+}
+
+/// Fetches what a recipe reaches, or all that is on record there.
+pub async fn pull(args: &TransferArgs, json: bool) -> Ended {
+    let cache = open(args).await?;
+    let keys = match of_recipe(args, &cache).await? {
+        Some(keys) => keys,
+        None => cache.remote_keys().await?.into_iter().collect(),
+    };
+    let mut sum = Sum::new("Pulled", json);
+    for record in &fetch(&cache, &keys).await? {
+        sum.add(record, cache.pull(record).await);
+    }
+    Ok(sum.end(&cache))
+}
+
+async fn open(args: &TransferArgs) -> Result<Cache, Failure> {
+    if args.store.remote.is_none() {
+        let help = "`--remote s3://bucket/prefix`, or the variable FLOW_REMOTE, names the store behind this one";
+        return Err(Failure::usage("no store is named to push to or pull from", Some(help.to_owned())));
+    }
+    planning::open(&args.store).await
+}
+
+/// The keys of a recipe's stages that are on record here or there; nothing where no recipe was given.
+async fn of_recipe(args: &TransferArgs, cache: &Cache) -> Result<Option<Vec<StageKey>>, Failure> {
+    let Some(recipe) = args.recipe.given() else { return Ok(None) };
+    let plan = planning::planned(&recipe, &args.stages, cache, &args.device).await?;
+    let cached = plan.stages.iter().filter(|stage| matches!(stage.verdict, Verdict::Cached { .. }));
+    let keys: Vec<StageKey> = cached.filter_map(WrittenStage::key).collect();
+    let left = plan.stages.len() - keys.len();
+    if left > 0 {
+        view::terminal::remark(&format!("{left} of the {} stages are in neither store", plan.stages.len()));
+    }
+    Ok(Some(keys))
+}
+
+async fn fetch(cache: &Cache, keys: &[StageKey]) -> Result<Vec<Record>, Failure> {
+    let mut records = Vec::new();
+    for key in keys {
+        records.extend(cache.record(key).await?);
+    }
+    Ok(records)
+}
+
+/// What all came to.
+struct Sum {
+    verb: &'static str,
+    json: bool,
+    records: u64,
+    moved: Moved,
+    failed: u64,
+    absent: u64,
+}
+
+impl Sum {
+    fn new(verb: &'static str, json: bool) -> Self {
+        Self { verb, json, records: 0, moved: Moved::default(), failed: 0, absent: 0 }
+    }
+
+    fn add(&mut self, record: &Record, outcome: Result<Moved, flow_cache::Error>) {
+        match outcome {
+            Ok(moved) => {
+                self.records += 1;
+                self.moved.blobs += moved.blobs;
+                self.moved.bytes += moved.bytes;
+                self.moved.already += moved.already;
+                if self.json {
+                    view::json::line(&json!({
+                        "stage": record.stage, "key": record.key, "artifact": record.artifact, "blobs": moved.blobs,
+                        "bytes": moved.bytes, "already": moved.already, "conflict": moved.conflict,
+                    }));
+                    return;
+                }
+                if moved.conflict {
+                    view::terminal::warning(&format!(
+                        "{}: another artifact is on record there, and stays",
+                        record.stage
+                    ));
+                }
+                let text = if moved.blobs == 0 {
+                    "was there".to_owned()
+                } else {
+                    format!("{} in {} blobs", bytes(moved.bytes), moved.blobs)
+                };
+                view::terminal::done(self.verb, &format!("{}: {text}", record.stage));
+            }
+            Err(error) => {
+                self.failed += 1;
+                let error = chain(&error);
+                if self.json {
+                    view::json::line(&json!({ "stage": record.stage, "key": record.key, "error": error }));
+                } else {
+                    view::terminal::warning(&format!("{}: failed to {error}", record.stage));
+                }
+            }
+        }
+    }
+
+    fn end(self, cache: &Cache) -> ExitCode {
+        let Self { verb, json, records, moved, failed, absent } = self;
+        if json {
+            view::json::line(&json!({
+                "records": records, "blobs": moved.blobs, "bytes": moved.bytes, "already": moved.already,
+                "failed": failed, "absent": absent,
+            }));
+        } else {
+            let absent = if absent > 0 { format!("; {absent} records have no bytes here") } else { String::new() };
+            let failed = if failed > 0 {
+                format!("; {failed} failed, the same command goes on with them")
+            } else {
+                String::new()
+            };
+            let text = format!(
+                "{records} records, {} in {} blobs, {} blobs were there ({}){absent}{failed}",
+                bytes(moved.bytes),
+                moved.blobs,
+                moved.already,
+                cache.remote_name().unwrap_or_default()
+            );
+            view::terminal::done(verb, &text);
+        }
+        if failed > 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+    }
+}

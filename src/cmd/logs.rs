@@ -1,0 +1,110 @@
+//! `flow logs`: what a stage's process printed, in this run or, where its result was in the cache, in the one that made it.
+
+use std::{
+    io::{Read, Seek, SeekFrom, Write},
+    process::ExitCode,
+    time::Duration,
+};
+
+use flow_pipeline::{
+    Error,
+    event::state::{Phase, RunState, StageState},
+    names::StageId,
+    run::{RunFolder, Standing, history},
+};
+use fs_err as fs;
+
+use super::planning;
+use crate::{
+    cli::LogsArgs,
+    failure::{Ended, Failure},
+    view,
+};
+
+/// How often a log that grows is looked at.
+const LOOK_AGAIN: Duration = Duration::from_millis(200);
+
+/// Runs the command.
+pub fn logs(args: &LogsArgs, json: bool) -> Ended {
+    let folder = RunFolder::open(&args.folder.store.join("runs"), args.run.as_deref())?;
+    let state = folder.state()?;
+    let id = planning::choose(state.order.iter(), &args.stage)?;
+    let mut stage = state.stages.get(&id).cloned().unwrap_or_default();
+    if args.follow && !json && is_open(&folder, &state, &stage) {
+        stage = follow(&folder, &id)?;
+        // What was found in the cache printed nothing here, but did when it was made.
+        if stage.phase != Phase::Cached {
+            view::terminal::remark(&format!("{id}: {}", phase(&stage)));
+            return Ok(if stage.phase == Phase::Failed { ExitCode::FAILURE } else { ExitCode::SUCCESS });
+        }
+    }
+    let (text, run) = match history::read_log(&folder.log(&id))? {
+        Some(text) => (Some(text), folder.id().to_owned()),
+        None => kept(args, &stage)?,
+    };
+    let text = text.map(|text| String::from_utf8_lossy(&text).into_owned());
+    if json {
+        view::json::pretty(&serde_json::json!({ "stage": id, "run": run, "phase": stage.phase, "log": text }));
+        return Ok(ExitCode::SUCCESS);
+    }
+    match text.as_deref() {
+        Some("") | None => view::terminal::remark(&format!("{id} ({}) printed nothing", phase(&stage))),
+        Some(text) => {
+            if run != folder.id() {
+                view::terminal::remark(&format!("{id} was cached; this is what it printed in run {run}"));
+            }
+            // A reader that went away wants no more.
+            let _ = write!(std::io::stdout(), "{text}{}", if text.ends_with('\n') { "" } else { "\n" });
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The log that is kept with the record, and the run that made it.
+fn kept(args: &LogsArgs, stage: &StageState) -> Result<(Option<Vec<u8>>, String), Failure> {
+    let Some(key) = stage.key else { return Ok((None, String::new())) };
+    let cache = planning::open_existing(&args.folder.store)?;
+    planning::runtime()?.block_on(async {
+        let Some(record) = cache.record(&key).await? else { return Ok((None, String::new())) };
+        let log = match &record.log {
+            Some(log) => cache.blob(log).await?.map(|bytes| bytes.to_vec()),
+            None => None,
+        };
+        Ok((log, record.run))
+    })
+}
+
+fn phase(stage: &StageState) -> String {
+    let word = serde_json::to_value(stage.phase).unwrap_or_default();
+    word.as_str().unwrap_or_default().to_owned()
+}
+
+fn is_open(folder: &RunFolder, state: &RunState, stage: &StageState) -> bool {
+    let open = matches!(stage.phase, Phase::Pending | Phase::Waiting | Phase::Running);
+    open && folder.standing(state) == Standing::Running
+}
+
+/// Prints what is there and what comes, until the stage or its run has ended.
+fn follow(folder: &RunFolder, id: &StageId) -> Result<StageState, Failure> {
+    let (path, mut at) = (folder.log(id), 0);
+    loop {
+        // Asked before the log is read: what was printed before an end is printed here before the end.
+        let state = folder.state()?;
+        let stage = state.stages.get(id).cloned().unwrap_or_default();
+        let ended = !is_open(folder, &state, &stage);
+        if let Ok(mut file) = fs::File::open(&path) {
+            let read = Error::io("read a stage's log");
+            let mut more = Vec::new();
+            let grown = file.seek(SeekFrom::Start(at)).and_then(|_| file.read_to_end(&mut more));
+            at += grown.map_err(read)? as u64;
+            let mut out = std::io::stdout().lock();
+            if out.write_all(&more).and_then(|()| out.flush()).is_err() {
+                return Ok(stage);
+            }
+        }
+        if ended {
+            return Ok(stage);
+        }
+        std::thread::sleep(LOOK_AGAIN);
+    }
+}

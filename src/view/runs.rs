@@ -1,0 +1,40 @@
+//! The runs of a store as a table.
+
+use flow_pipeline::run::{RunSummary, Standing};
+
+use super::{
+    numbers::duration,
+    table::{self, row},
+};
+
+/// A standing in a word or two.
+pub fn word(standing: Standing) -> &'static str {
+    match standing {
+        Standing::Running => "running",
+        Standing::Done => "done",
+        Standing::Failed => "failed",
+        Standing::Interrupted => "interrupted",
+        Standing::CutOff => "cut off",
+    }
+}
+
+/// The runs for people.
+pub fn text(runs: &[RunSummary]) -> String {
+    let mut rows = vec![row(["run", "recipe", "started", "outcome", "made", "cached", "failed", "of", "time"])];
+    for run in runs {
+        let [made, cached, failed, of] =
+            [run.finished, run.cached, run.failed, run.stages].map(|count: usize| count.to_string());
+        rows.push(vec![
+            run.run.clone(),
+            run.recipe.clone(),
+            run.started.clone().unwrap_or_default(),
+            word(run.outcome).to_owned(),
+            made,
+            cached,
+            failed,
+            of,
+            run.seconds.map(duration).unwrap_or_default(),
+        ]);
+    }
+    table::text(&rows, &[4, 5, 6, 7, 8])
+}

@@ -1,0 +1,225 @@
+//! Looking after a store: what is in it, what is damaged, what can go, what must stay, and bringing it elsewhere.
+
+use std::fs;
+
+use insta::assert_snapshot;
+use serde_json::Value;
+
+use super::environment::{Ended, TestEnvironment, walk};
+
+/// How large and how old something is is for a test of its own: here the words must not drift.
+fn words(ended: &Ended) -> String {
+    let number = |word: &str| word.chars().all(|c| c.is_ascii_digit() || c == '.');
+    let line = |line: &str| {
+        let mut words: Vec<&str> = line.split_whitespace().collect();
+        for at in 0..words.len() {
+            let unit = words.get(at + 1).is_some_and(|next| ["B", "KiB", "MiB", "s", "min"].contains(next));
+            if number(words[at]) && unit {
+                words[at] = "[n]";
+            }
+        }
+        let words =
+            words.join(" ").replace("[n] B", "[size]").replace("[n] KiB", "[size]").replace("[n] MiB", "[size]");
+        let words = words.replace("[n] s", "[age]").replace("[n] min", "[age]");
+        if line.starts_with("blobs") { "blobs [n] [size]".to_owned() } else { words }
+    };
+    ended.snapshot().lines().map(line).collect::<Vec<_>>().join("\n")
+}
+
+/// The blob of an artifact's file of which the path ends so.
+fn blob(environment: &TestEnvironment, artifact: &str, ending: &str) -> std::path::PathBuf {
+    let tree = environment.read(&format!(".flow/v1/trees/{}/{artifact}", &artifact[..2]));
+    let line = tree.lines().find(|line| line.ends_with(ending)).unwrap();
+    let digest = &line[..64];
+    environment.path(&format!(".flow/v1/blobs/{}/{digest}", &digest[..2]))
+}
+
+fn overwrite(file: &std::path::Path, content: &[u8]) {
+    fs::remove_file(file).unwrap();
+    fs::write(file, content).unwrap();
+}
+
+#[test]
+fn the_store_is_listed_and_measured() {
+    let environment = TestEnvironment::finished();
+    let listed = environment.flow(&["cache", "ls", "--json"]).succeeded().json();
+    let listed = listed.as_array().unwrap();
+    assert_eq!(listed.len(), 31);
+    let started: Vec<&str> = listed.iter().map(|row| row["record"]["started"].as_str().unwrap()).collect();
+    assert!(started.is_sorted_by(|a, b| a >= b), "newest first: {started:?}");
+    assert!(listed.iter().all(|row| row["here"] == true && row["pinned"] == Value::Array(Vec::new())));
+
+    assert_snapshot!("ls_of_a_stage", words(&environment.flow(&["cache", "ls", "expert[sea]"]).succeeded()));
+    for (filter, count) in [("expert", 3), ("evaluate", 10), ("curate", 4)] {
+        let rows = environment.flow(&["cache", "ls", filter, "--json"]).succeeded().json();
+        assert_eq!(rows.as_array().unwrap().len(), count, "{filter}");
+    }
+    let none = environment.flow(&["cache", "ls", "exprt"]).succeeded();
+    assert!(none.stderr.contains("none of the 31 records is of `exprt`"), "{none:#?}");
+
+    let used = environment.flow(&["cache", "du", "--json"]).succeeded().json();
+    let on_disk: u64 =
+        walk(&environment.path(".flow/v1/blobs")).iter().map(|file| fs::metadata(file).unwrap().len()).sum();
+    assert_eq!(used["blob_bytes"], on_disk);
+    let kinds = used["kinds"].as_object().unwrap();
+    assert_eq!(kinds.values().map(|kind| kind["records"].as_u64().unwrap()).sum::<u64>(), 31);
+    assert!(kinds["pretrain"]["bytes"].as_u64().unwrap() > 0);
+    let text = environment.flow(&["cache", "du"]).succeeded().stdout;
+    for word in ["train-expert", "blobs", "work", "temporaries", "quarantine"] {
+        assert!(text.lines().any(|line| line.starts_with(word)), "{word}: {text}");
+    }
+}
+
+#[test]
+fn damage_is_found_named_and_mended() {
+    let environment = TestEnvironment::finished();
+    let sound = environment.flow(&["cache", "verify"]).succeeded();
+    assert!(sound.stdout.contains("sound: nothing is damaged"), "{sound:#?}");
+
+    let artifacts = environment.artifacts("report/tiny");
+    overwrite(&blob(&environment, &artifacts["expert[sea]"], ".safetensors"), b"rot");
+    let tree = environment.path(&format!(".flow/v1/trees/{}/{}", &artifacts["soup"][..2], artifacts["soup"]));
+    overwrite(&tree, b"flow-manifest 1\n");
+    let found = environment.flow(&["cache", "verify"]).with_code(1);
+    assert!(found.stdout.contains(".flow/v1/quarantine: 1 blob, 1 manifest"), "{found:#?}");
+    for stage in ["expert[sea]", "soup"] {
+        assert!(found.stdout.contains(&format!("  {stage} (key ")), "{found:#?}");
+    }
+    assert!(found.stdout.contains("`flow run RECIPE` makes again what it needs of it"), "{found:#?}");
+    let quarantined = walk(&environment.path(".flow/v1/quarantine"));
+    assert_eq!(quarantined.len(), 2);
+
+    // It was set aside once: what is left is sound, and what is missing is made again, to the same bytes.
+    let _ = environment.flow(&["cache", "verify"]).succeeded();
+    let why = environment.flow(&["why", "recipe.yaml", "expert[sea]", "--json"]).succeeded().json();
+    assert_eq!(why["state"], "evicted");
+    let plan = environment.flow(&["plan", "recipe.yaml", "flexolmo"]).succeeded().stdout;
+    let waits = plan.lines().find(|line| line.contains("will run flexolmo")).unwrap();
+    assert!(
+        waits.ends_with("waits for expert[sea], since the bytes of expert[sea] are no longer in the store"),
+        "{plan}"
+    );
+    let started = environment.run(&[]).succeeded().stages("stage-started");
+    assert!(started.contains("expert[sea]") && started.contains("soup") && started.len() == 2, "{started:?}");
+    assert_eq!(environment.artifacts("report/tiny"), artifacts);
+
+    let json = environment.flow(&["cache", "verify", "--json"]).succeeded().json();
+    assert_eq!((&json["sound"], &json["corrupt_blobs"]), (&Value::Bool(true), &Value::Array(Vec::new())));
+}
+
+/// The tiny recipe run twice: with another expert of the sea the second time.
+fn two_runs() -> TestEnvironment {
+    let environment = TestEnvironment::finished();
+    environment.edit("with: { name: \"${domain}\", tokens: 8K,", "with: { name: \"${domain}\", tokens: 9K,");
+    let _ = environment.run(&["expert[sea]"]).succeeded();
+    environment
+}
+
+fn gc(environment: &TestEnvironment, more: &[&str]) -> Ended {
+    environment.flow(&[&["cache", "gc", "--grace", "0s"], more].concat()).succeeded()
+}
+
+#[test]
+fn nothing_goes_before_a_person_says_yes_and_nothing_that_a_run_or_a_pin_needs() {
+    let environment = two_runs();
+    let files = walk(&environment.path(".flow/v1/blobs")).len();
+    // Both runs are among the last ten.
+    let nothing = gc(&environment, &[]);
+    assert!(
+        nothing.stdout.ends_with("kept: all of 2 runs, 0 pins, what was just touched\nthere is nothing to free\n"),
+        "{nothing:#?}"
+    );
+
+    let pinned = environment.flow(&["cache", "ls", "soup", "--json"]).succeeded().json();
+    let artifact = pinned[0]["record"]["artifact"].as_str().unwrap().to_owned();
+    let said = environment.flow(&["cache", "pin", &artifact[..12], "--as", "the best soup"]).succeeded();
+    assert_eq!(said.stderr, format!("the best soup keeps {} of soup\n", &artifact[..12]));
+    assert_snapshot!("gc_dry", words(&gc(&environment, &["--keep-runs", "1"])));
+    assert_eq!(walk(&environment.path(".flow/v1/blobs")).len(), files, "a plan frees nothing");
+    let recipe =
+        gc(&environment, &["recipe.yaml", "-s", "stages.expert.with.tokens=8K", "--keep-runs", "0", "--json"]).json();
+    let stages: Vec<&str> = recipe["stages"].as_array().unwrap().iter().map(|s| s["stage"].as_str().unwrap()).collect();
+    assert_eq!((stages, &recipe["freed"]), (vec!["expert[sea]"], &Value::Null), "only what the second run made");
+
+    let before: u64 = gc(&environment, &["--keep-runs", "1", "--json"]).json()["bytes"].as_u64().unwrap();
+    let freed = gc(&environment, &["--keep-runs", "1", "--yes", "--json"]).json();
+    assert!(before > 0 && freed["freed"]["bytes"].as_u64() == Some(before), "{freed:#}");
+    let left = environment.flow(&["cache", "ls", "--json"]).succeeded().json();
+    let here = |stage: &str| -> Vec<bool> {
+        let rows = left.as_array().unwrap().iter().filter(|row| row["record"]["stage"] == stage);
+        rows.map(|row| row["here"].as_bool().unwrap()).collect()
+    };
+    assert_eq!((here("soup"), here("flexolmo"), here("public")), (vec![true], vec![false], vec![true]));
+    assert_eq!(here("expert[sea]"), [true, false], "the newer one");
+    let _ = environment.flow(&["cache", "verify"]).succeeded();
+    // What the kept run reached is still there.
+    assert_eq!(environment.run(&["expert[sea]"]).succeeded().stages("stage-started").len(), 0);
+
+    let _ = environment.flow(&["cache", "unpin", "the best soup"]).succeeded();
+    let more = gc(&environment, &["--keep-runs", "1", "--json"]).json();
+    assert_eq!(more["stages"].as_array().unwrap().iter().filter(|s| s["artifact"] == artifact.as_str()).count(), 1);
+}
+
+#[test]
+fn pins_are_given_moved_and_taken_away() {
+    let environment = two_runs();
+    let said = environment.flow(&["cache", "pin", "expert[sea]", "--as", "sea"]).succeeded();
+    assert!(said.stderr.starts_with("sea keeps "), "{said:#?}");
+    let first = environment.flow(&["runs", "--json"]).succeeded().json()[1]["run"].as_str().unwrap().to_owned();
+    let said = environment.flow(&["cache", "pin", "expert[sea]", "--as", "sea", "--run", &first]).succeeded();
+    assert!(said.stderr.contains("; it was "), "{said:#?}");
+    let listed = environment.flow(&["cache", "ls", "expert[sea]"]).succeeded().stdout;
+    assert_eq!(listed.lines().filter(|line| line.ends_with("  sea")).count(), 1, "{listed}");
+    for (command, message) in [
+        (&["cache", "pin", "flexolmo"][..], "no stage is named `flexolmo`"),
+        (&["cache", "pin", "abcdef012345"], "no key or artifact begins with `abcdef012345`"),
+        (&["cache", "unpin", "see"], "pinned are sea"),
+    ] {
+        let ended = environment.flow(command).with_code(2);
+        assert!(ended.stderr.contains(message), "{ended:#?}");
+    }
+    let _ = environment.flow(&["cache", "unpin", "sea"]).succeeded();
+    let ended = environment.flow(&["cache", "unpin", "sea"]).with_code(2);
+    assert!(ended.stderr.contains("nothing is pinned"), "{ended:#?}");
+}
+
+#[test]
+fn a_shared_store_is_filled_and_read_and_only_what_is_missing_moves() {
+    let environment = TestEnvironment::finished();
+    let ended = environment.flow(&["cache", "push"]).with_code(2);
+    assert!(ended.stderr.contains("no store is named") && ended.stderr.contains("FLOW_REMOTE"), "{ended:#?}");
+    let last = |ended: &Ended| ended.lines().pop().unwrap();
+    let flow = |command: &str, more: &[&str]| {
+        environment.flow(&[&["cache", command, "--remote", "shared", "--json"], more].concat()).succeeded()
+    };
+
+    let some = last(&flow("push", &["recipe.yaml", "tokens[sea]"]));
+    assert_eq!((&some["records"], &some["failed"]), (&4.into(), &0.into()), "{some}");
+    assert!(some["bytes"].as_u64().unwrap() > 0);
+    let all = last(&flow("push", &[]));
+    assert_eq!(all["records"], 31);
+    assert!(all["already"].as_u64().unwrap() >= some["blobs"].as_u64().unwrap(), "{all}");
+    let again = last(&flow("push", &[]));
+    assert_eq!((&again["blobs"], &again["bytes"]), (&0.into(), &0.into()), "{again}");
+
+    // A colleague takes the tokens of the sea, then all of it; then nothing is left to be run.
+    let pulled = last(&flow("pull", &["recipe.yaml", "tokens[sea]", "--store", "other"]));
+    assert_eq!((&pulled["records"], &pulled["bytes"]), (&4.into(), &some["bytes"]), "{pulled}");
+    let text = environment.flow(&["cache", "pull", "--remote", "shared", "--store", "other"]).succeeded();
+    assert!(text.stderr.contains("Pulled flexolmo: ") && text.stderr.contains("Pulled 31 records, "), "{text:#?}");
+    let plan = environment.flow(&["plan", "recipe.yaml", "--store", "other"]).succeeded().stdout;
+    assert!(plan.contains("31 cached, 0 will run"), "{plan}");
+    let _ = environment.flow(&["cache", "verify", "--store", "other"]).succeeded();
+
+    // One blob that rotted there and one that is gone there do not stop the rest.
+    let file =
+        walk(&environment.path("shared/v1/blobs")).into_iter().max_by_key(|file| fs::metadata(file).unwrap().len());
+    overwrite(&file.unwrap(), b"rot");
+    let broken = environment.flow(&["cache", "pull", "--remote", "shared", "--store", "third", "--json"]).with_code(1);
+    let end = last(&broken);
+    assert!(end["failed"].as_u64().unwrap() >= 1 && end["records"].as_u64().unwrap() >= 20, "{end}");
+    let mended = last(&flow("push", &[]));
+    assert!(mended["blobs"].as_u64().unwrap() >= 1, "{mended}");
+    let whole = last(&flow("pull", &["--store", "third"]));
+    assert_eq!((&whole["records"], &whole["failed"]), (&31.into(), &0.into()), "{whole}");
+}
