@@ -18,6 +18,7 @@ mod stories {
     mod interop;
     mod plan_and_graph;
     mod process;
+    mod remote;
     mod store;
     mod training;
     mod what_runs_again;

@@ -1,10 +1,10 @@
 //! Contents of files, named by their digest.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     fs::Metadata,
     io::{self, Write},
-    path::{Path, PathBuf},
+    path::PathBuf,
 };
 
 use bytes::Bytes;
@@ -18,7 +18,7 @@ use crate::{
     error::{Error, Result, during},
     failpoint, layout,
     link::{Linker, Share},
-    staged::{Staged, sync_folder},
+    staged::Staged,
     store::Store,
     tiered::Tiers,
 };
@@ -33,9 +33,6 @@ pub(crate) struct Candidate {
     /// Which metadata it had before it was hashed: if it has others when it is linked, it was written to meanwhile.
     pub before: Metadata,
 }
-
-/// Above this many new files, one `syncfs` is cheaper than a sync of each.
-const SYNC_EACH: usize = 64;
 
 impl Cache {
     /// Stores `bytes`, such as a log, and returns their name.
@@ -78,8 +75,9 @@ impl Store {
 }
 
 impl Tiers {
-    /// Publishes those of `files` that are not in the local store yet: all are staged, made durable together, then
-    /// renamed. On an error nothing half-written is visible; blobs that were renamed before it are whole and do no harm.
+    /// Publishes those of `files` that are not in the local store yet: all are staged, then renamed, and then made durable
+    /// together. On an error nothing half-written is visible; blobs that were renamed before it do no harm: who names them
+    /// syncs them first.
     pub(crate) fn publish(&self, files: &BTreeMap<BlobDigest, Candidate>, share: Share) -> Result<()> {
         let missing: Vec<(&BlobDigest, &Candidate)> = files
             .iter()
@@ -89,7 +87,7 @@ impl Tiers {
                 Err(e) => Some(Err(e)),
             })
             .collect::<Result<_>>()?;
-        let sync_each = missing.len() <= SYNC_EACH;
+        self.batch.begin().map_err(during(|| "mark what is being published"))?;
         let linker = Linker::new();
         let staged: Vec<(&BlobDigest, Staged)> = missing
             .par_iter()
@@ -99,10 +97,6 @@ impl Tiers {
                     failpoint::at("blobs.stage")?;
                     let staged = Staged::reserve(&self.tmp);
                     linker.place(&file.path, staged.path(), share)?;
-                    failpoint::at("blobs.sync")?;
-                    if sync_each {
-                        fs_err::File::open(staged.path())?.sync_all()?;
-                    }
                     Ok(staged)
                 };
                 let staged = stage().map_err(during(|| describe(file)))?;
@@ -113,11 +107,6 @@ impl Tiers {
                 Ok((*digest, staged))
             })
             .collect::<Result<_>>()?;
-        if !sync_each {
-            sync_all(&self.tmp, staged.iter().map(|(_, staged)| staged.path()))
-                .map_err(during(|| "write new blobs to disk"))?;
-        }
-        let mut folders = BTreeSet::new();
         for (digest, staged) in staged {
             let to = self.local.blob_file(digest)?;
             self.local
@@ -126,14 +115,11 @@ impl Tiers {
                 .and_then(|()| staged.publish(&to))
                 .and_then(|()| failpoint::at("blobs.renamed"))
                 .map_err(during(|| "publish a blob"))?;
-            folders.extend(folders_of(&to).map(Path::to_owned));
         }
-        let sync = || -> io::Result<()> {
-            failpoint::at("blobs.sync-folders")?;
-            folders.par_iter().try_for_each(|folder| sync_folder(folder))?;
-            failpoint::at("blobs.durable")
-        };
-        sync().map_err(during(|| "make new blobs durable"))
+        // Also what was there already: another process may have published it a moment ago.
+        let all: Vec<PathBuf> = files.keys().map(|digest| self.local.blob_file(digest)).collect::<Result<_>>()?;
+        self.batch.add(all);
+        self.batch.sync().map_err(during(|| "make new blobs durable"))
     }
 
     /// Publishes one blob of which the bytes come from `write`, which must write exactly `size` bytes of `digest`.
@@ -144,6 +130,8 @@ impl Tiers {
         write: impl FnOnce(&mut fs_err::File) -> io::Result<()>,
     ) -> Result<()> {
         if self.local.has_local(digest, size)? {
+            self.batch.begin().map_err(during(|| "mark what is being published"))?;
+            self.batch.add([self.local.blob_file(digest)?]);
             return Ok(());
         }
         let run = || -> io::Result<Staged> {
@@ -161,15 +149,14 @@ impl Tiers {
     fn finish(&self, digest: &BlobDigest, staged: Staged) -> Result<()> {
         let to = self.local.blob_file(digest)?;
         let run = || -> io::Result<()> {
-            let file = fs_err::File::open(staged.path())?;
+            self.batch.begin()?;
             fs_err::set_permissions(staged.path(), std::os::unix::fs::PermissionsExt::from_mode(0o444))?;
-            failpoint::at("blob.sync")?;
-            file.sync_all()?;
             self.local.step("publish a blob")?;
             failpoint::at("blob.rename")?;
             staged.publish(&to)?;
             failpoint::at("blob.renamed")?;
-            folders_of(&to).try_for_each(sync_folder)
+            self.batch.add([to]);
+            Ok(())
         };
         run().map_err(during(|| format!("publish blob {}", digest.short())))
     }
@@ -218,31 +205,9 @@ fn describe(file: &Candidate) -> String {
     format!("write the blob of {} ({} bytes)", file.path.display(), file.size)
 }
 
-/// The folders whose names must be durable for a blob to be found: the fan-out, `blobs` and the version, each of which may
-/// have been made just now.
-fn folders_of(blob: &Path) -> impl Iterator<Item = &Path> {
-    blob.ancestors().skip(1).take(3)
-}
-
 /// Was the file written to? Its link count and mode, and with them its change time, change when it is linked.
 fn changed(before: &Metadata, now: &Metadata) -> bool {
     use std::os::unix::fs::MetadataExt;
     let stamp = |meta: &Metadata| (meta.dev(), meta.ino(), meta.len(), meta.mtime(), meta.mtime_nsec());
     stamp(before) != stamp(now)
-}
-
-/// Makes many files durable: in one call for the whole file system where there is one, since a sync of each costs
-/// milliseconds and an artifact can have thousands of small files.
-fn sync_all<'a>(tmp: &Path, files: impl Iterator<Item = &'a Path>) -> io::Result<()> {
-    #[cfg(target_os = "linux")]
-    {
-        let _ = files;
-        rustix::fs::syncfs(fs_err::File::open(tmp)?)?;
-        Ok(())
-    }
-    #[cfg(not(target_os = "linux"))]
-    {
-        let _ = tmp;
-        files.collect::<Vec<_>>().par_iter().try_for_each(|file| fs_err::File::open(file)?.sync_all())
-    }
 }

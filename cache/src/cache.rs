@@ -13,7 +13,10 @@ use object_store::{ObjectStore, local::LocalFileSystem};
 
 use crate::{
     digest::StageKey,
+    durable::{self, Batch},
     error::{Error, Result, during},
+    known::Known,
+    latest::LatestKeys,
     layout::{self, Local},
     location::Location,
     patient::{Patience, Patient},
@@ -32,6 +35,8 @@ struct Inner {
     local: Local,
     tiers: Arc<Tiers>,
     uploads: Option<Uploads>,
+    latest: LatestKeys,
+    known: Known,
     seen: Mutex<BTreeMap<StageKey, SeenLease>>,
 }
 
@@ -78,9 +83,11 @@ impl Cache {
     }
 
     fn assemble(local: Local, store: Store, remote: Option<Store>) -> Self {
-        let tiers = Arc::new(Tiers { tmp: local.tmp(), local: store, remote });
+        let tiers = Arc::new(Tiers { tmp: local.tmp(), batch: Batch::new(&local), local: store, remote });
         let uploads = tiers.remote.is_some().then(|| Uploads::start(Arc::clone(&tiers)));
-        Self { inner: Arc::new(Inner { local, tiers, uploads, seen: Mutex::default() }) }
+        let known = Known::new(&local);
+        let latest = LatestKeys::default();
+        Self { inner: Arc::new(Inner { local, tiers, uploads, latest, known, seen: Mutex::default() }) }
     }
 
     /// The folder of the local store.
@@ -110,6 +117,14 @@ impl Cache {
 
     pub(crate) fn tiers(&self) -> &Arc<Tiers> {
         &self.inner.tiers
+    }
+
+    pub(crate) fn latest_keys(&self) -> &LatestKeys {
+        &self.inner.latest
+    }
+
+    pub(crate) fn known(&self) -> &Known {
+        &self.inner.known
     }
 
     pub(crate) fn store(&self) -> &Store {
@@ -142,10 +157,11 @@ fn open_folder(root: &Path, wrap: Option<Wrap<'_>>) -> Result<(Local, Store)> {
     make(&local.tmp())?;
     let objects = LocalFileSystem::new_with_prefix(&root)
         .map_err(|e| Error::store("open the folder", &root.display().to_string(), e))?
-        .with_fsync(true);
+        .with_fsync(false);
     let objects: Arc<dyn ObjectStore> = Arc::new(objects);
     let objects = wrap.map_or_else(|| Arc::clone(&objects), |wrap| wrap(Arc::clone(&objects)));
     let store = Store::new(objects, root.display().to_string(), Some(root));
+    durable::recover(&local, &store)?;
     Ok((local, store))
 }
 

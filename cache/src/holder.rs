@@ -27,6 +27,17 @@ impl Holder {
         Self { host: host_name(), boot: boot(), pid, pid_start: start_of(pid).unwrap_or(0), run: run.to_owned() }
     }
 
+    /// Did the process run on the kernel that runs here, and since it was started?
+    pub(crate) fn is_of_this_boot(&self) -> bool {
+        let of = |boot: &str| boot.split('/').next().map(str::to_owned);
+        of(&self.boot) == of(&boot())
+    }
+
+    /// Did the process run on a machine of this name?
+    pub(crate) fn is_of_this_host(&self) -> bool {
+        self.host == host_name()
+    }
+
     /// Is the process known to be gone? `false` where it lives or where that cannot be seen from here.
     pub fn is_dead(&self) -> bool {
         // Without a boot id (not Linux) a host name alone does not say that it is this machine since this boot.

@@ -11,10 +11,12 @@
 //!    ├─ probe/9f…                         * short-lived: does put-if-absent hold here?
 //!    ├─ pending/ef56…                     records not yet uploaded to the remote store
 //!    ├─ remotes/0a9b…                     what the probe found out about a remote store
-//!    ├─ latest/<recipe>/<stage>           the last key of a stage, for the reasons of `flow plan`; advisory
+//!    ├─ latest/<recipe>.keys              the last key of each stage, for the reasons of `flow plan`; advisory
 //!    ├─ pins/<name>                       an artifact that collections leave, by the name that a person gave it
+//!    ├─ unsynced/9f…                      a process that published what may not be on the disk yet
 //!    ├─ work/ef56…/{output,scratch,lock}   work dir of a stage key, until its record is written
 //!    ├─ tmp/                              staged files: whatever is here was not published
+//!    ├─ hits                              stage key → artifact and blobs, as last looked up; believed while its folders stand
 //!    └─ memo                              (device, inode, size, times) → digest, so that inputs are not hashed again
 //! ```
 
@@ -140,6 +142,29 @@ impl Local {
         self.versioned("memo")
     }
 
+    /// The folders that hold blobs.
+    pub(crate) fn folders_of_blobs(&self) -> std::io::Result<Vec<PathBuf>> {
+        match fs_err::read_dir(self.versioned("blobs")) {
+            Ok(found) => found.map(|entry| Ok(entry?.path())).collect(),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// [`quarantine`] of a blob.
+    pub(crate) fn quarantined(&self, blob: &BlobDigest) -> PathBuf {
+        self.root.join(quarantine(&self::blob(blob), crate::staged::nonce()).as_ref())
+    }
+
+    /// Marks of processes that have published what is not synced.
+    pub(crate) fn unsynced(&self) -> PathBuf {
+        self.versioned("unsynced")
+    }
+
+    pub(crate) fn hits(&self) -> PathBuf {
+        self.versioned("hits")
+    }
+
     pub(crate) fn works(&self) -> PathBuf {
         self.versioned("work")
     }
@@ -148,8 +173,8 @@ impl Local {
         self.works().join(key.to_string())
     }
 
-    pub(crate) fn latest(&self, recipe: &str, stage: &str) -> PathBuf {
-        self.versioned("latest").join(file_name(recipe)).join(file_name(stage))
+    pub(crate) fn latest(&self, recipe: &str) -> PathBuf {
+        self.versioned("latest").join(format!("{}.keys", file_name(recipe)))
     }
 
     pub(crate) fn pins(&self) -> PathBuf {
@@ -168,7 +193,7 @@ impl Local {
 
 /// A name that a person chose, as a file name: letters, digits, `_`, `-` and inner dots stay, the rest becomes `~` and two
 /// hexadecimal digits a byte. One to one, but for names so long that no file system would have them, which are hashed.
-fn file_name(name: &str) -> String {
+pub(crate) fn file_name(name: &str) -> String {
     let mut text = String::new();
     for (i, byte) in name.bytes().enumerate() {
         match byte {

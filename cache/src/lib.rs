@@ -24,6 +24,8 @@ mod layout;
 mod staged;
 mod store;
 
+mod durable;
+
 mod cache;
 mod tiered;
 
@@ -32,6 +34,7 @@ mod link;
 mod trees;
 
 mod holder;
+mod known;
 mod laid;
 mod latest;
 mod leases;

@@ -8,9 +8,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::{
-    cache::Cache,
+    cache::{Cache, blocking},
     digest::{ArtifactDigest, BlobDigest, StageKey},
-    error::{Error, Result},
+    error::{Error, Result, during},
     layout,
     leases::Lease,
     store::Store,
@@ -164,10 +164,42 @@ impl Cache {
         }
     }
 
+    /// The artifact of [`Cache::hit`], and nothing else of the record: what was looked up before is not read again.
+    pub async fn hit_artifact(&self, key: &StageKey) -> Result<Option<ArtifactDigest>> {
+        if let Some(artifact) = self.known().hit(self.store(), key)? {
+            return Ok(Some(artifact));
+        }
+        let Some(record) = self.record(key).await? else { return Ok(None) };
+        let Some(manifest) = self.manifest(&record.artifact).await? else { return Ok(None) };
+        let (here, complete) = self.has_all(&manifest).await?;
+        if here {
+            self.known().insert(*key, record.artifact, &manifest);
+        }
+        Ok(complete.then_some(record.artifact))
+    }
+
     /// Writes `record` unless its key has one. With a remote store the artifact and then the record are uploaded in the
     /// background; a rival that got there first meanwhile shows in [`Cache::flush`].
     pub async fn put_record(&self, record: &Record) -> Result<PutRecord> {
         record.to_bytes()?;
+        self.settle().await?;
+        self.put_record_of_settled(record).await
+    }
+
+    /// What the record names is on the disk before it is seen: blobs, manifest, log.
+    async fn settle(&self) -> Result<()> {
+        let tiers = self.tiers().clone();
+        let sync = move || tiers.batch.begin().and_then(|()| tiers.batch.sync());
+        blocking(move || sync().map_err(during(|| "make durable what a record names"))).await
+    }
+
+    async fn put_record_of_settled(&self, record: &Record) -> Result<PutRecord> {
+        let outcome = self.put_record_behind(record).await?;
+        self.tiers().batch.add(self.store().file(&layout::record(&record.key)));
+        Ok(outcome)
+    }
+
+    async fn put_record_behind(&self, record: &Record) -> Result<PutRecord> {
         let Some(remote) = &self.tiers().remote else { return self.store().put_record(record).await };
         let theirs = match remote.record(&record.key).await {
             Ok(Some(theirs)) if theirs.artifact != record.artifact => return Ok(PutRecord::Conflict(Box::new(theirs))),
@@ -182,6 +214,8 @@ impl Cache {
         // the record: the bytes there may have gone, and were just made again.
         let mark = layout::pending(&record.key);
         self.store().replace(&mark, Bytes::new()).await?;
+        self.tiers().batch.add(self.store().file(&mark));
+        self.settle().await?;
         let outcome = match self.store().put_record(theirs.as_ref().unwrap_or(record)).await? {
             PutRecord::Created if theirs.is_some() => PutRecord::Same,
             outcome => outcome,
@@ -195,10 +229,13 @@ impl Cache {
 
     /// [`Cache::put_record`] for the holder of `lease`, which must still be the holder.
     pub async fn put_record_under(&self, record: &Record, lease: &Lease) -> Result<PutRecord> {
+        record.to_bytes()?;
+        self.settle().await?;
+        // After the sync, which takes its time.
         if !self.still_holds(lease).await? {
             return Err(Error::LeaseLost { key: lease.key, attempt: lease.attempt });
         }
-        self.put_record(record).await
+        self.put_record_of_settled(record).await
     }
 
     /// All records of the local store, sorted by key. A damaged one is set aside, one of a newer flow passed over.
@@ -231,6 +268,7 @@ impl Cache {
     /// Removes the record of `key` from the local and the remote store; `false` if there was none. The artifact stays
     /// until `gc`. A copy that another machine fetched earlier stays in that machine's local store.
     pub async fn forget(&self, key: &StageKey) -> Result<bool> {
+        self.known().forget(key);
         self.store().remove(&layout::pending(key)).await?;
         let mut was_there = false;
         for store in self.tiers().all() {

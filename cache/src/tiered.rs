@@ -8,18 +8,26 @@
 //! The remote record comes last, so that what is recorded there is complete there. The mark survives a crash: the next process
 //! that opens the store goes on where this one stopped.
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    path::PathBuf,
+    sync::Arc,
+};
 
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::{
+    StreamExt, TryStreamExt,
+    stream::{self, FuturesUnordered},
+};
 use tokio::sync::{
     mpsc::{self, UnboundedReceiver, UnboundedSender},
     oneshot,
 };
 
 use crate::{
-    cache::Cache,
+    cache::{Cache, blocking},
     digest::{ArtifactDigest, StageKey},
-    error::{Error, Result},
+    durable::Batch,
+    error::{Error, Result, during},
     layout,
     manifest::Manifest,
     records::{PutRecord, Record},
@@ -33,6 +41,8 @@ pub(crate) struct Tiers {
     pub remote: Option<Store>,
     /// Where files of the local store are staged.
     pub tmp: PathBuf,
+    /// What is published and not synced.
+    pub batch: Batch,
 }
 
 impl Tiers {
@@ -69,28 +79,13 @@ impl Tiers {
         })
     }
 
-    async fn upload_and_unmark(&self, key: StageKey, report: &mut FlushReport) {
-        let Some(remote) = &self.remote else { return };
-        let mark = layout::pending(&key);
-        match self.upload(remote, &key).await {
-            Ok(outcome) => {
-                report.failed.remove(&key);
-                match outcome {
-                    Uploaded::Done => report.uploaded.push(key),
-                    Uploaded::Conflict(ours, theirs) => {
-                        tracing::warn!(%key, ours = %ours.artifact, theirs = %theirs.artifact, "the stage is not deterministic");
-                        report.conflicts.push((*ours, *theirs));
-                    }
-                }
-                if let Err(error) = self.local.remove(&mark).await {
-                    tracing::warn!(%key, %error, "the mark of an upload could not be removed; it will be looked at again");
-                }
-            }
-            Err(error) => {
-                tracing::warn!(%key, %error, store = remote.name(), "not uploaded yet");
-                report.failed.insert(key, error);
-            }
+    /// Uploads what a key needs and takes its mark away.
+    async fn upload_and_unmark(&self, remote: &Store, key: StageKey) -> Result<Uploaded> {
+        let outcome = self.upload(remote, &key).await?;
+        if let Err(error) = self.local.remove(&layout::pending(&key)).await {
+            tracing::warn!(%key, %error, "the mark of an upload could not be removed; it will be looked at again");
         }
+        Ok(outcome)
     }
 
     async fn pending(&self) -> Result<Vec<StageKey>> {
@@ -140,34 +135,89 @@ impl Uploads {
     }
 }
 
+/// How many records are on their way at once, each with up to eight of its blobs.
+const AT_ONCE: usize = 8;
+
 async fn work(tiers: Arc<Tiers>, mut queue: UnboundedReceiver<Job>) {
+    let Some(remote) = &tiers.remote else { return };
     let mut report = FlushReport::default();
-    upload_pending(&tiers, &mut report).await;
-    while let Some(job) = queue.recv().await {
-        match job {
-            Job::Upload(key) => tiers.upload_and_unmark(key, &mut report).await,
-            Job::Flush(done) => {
-                upload_pending(&tiers, &mut report).await;
-                let _ = done.send(std::mem::take(&mut report));
-            }
+    let mut waiting = VecDeque::from(pending(&tiers).await);
+    let mut running = FuturesUnordered::new();
+    let mut flushes = VecDeque::new();
+    let mut open = true;
+    // Whether what failed before has been tried again for the flush that is first in line.
+    let mut tried_again = false;
+    loop {
+        while running.len() < AT_ONCE
+            && let Some(key) = waiting.pop_front()
+        {
+            let tiers = &tiers;
+            running.push(async move { (key, tiers.upload_and_unmark(remote, key).await) });
+        }
+        if running.is_empty() && !flushes.is_empty() && !tried_again {
+            tried_again = true;
+            waiting.extend(pending(&tiers).await);
+            continue;
+        }
+        if running.is_empty()
+            && let Some(done) = flushes.pop_front()
+        {
+            tried_again = false;
+            // Who asked may be gone.
+            let _ = oneshot::Sender::send(done, std::mem::take(&mut report));
+            continue;
+        }
+        tokio::select! {
+            job = queue.recv(), if open => match job {
+                Some(Job::Upload(key)) => waiting.push_back(key),
+                Some(Job::Flush(done)) => flushes.push_back(done),
+                None => open = false,
+            },
+            Some((key, outcome)) = running.next() => report.note(key, outcome, remote),
+            else => return,
         }
     }
 }
 
-async fn upload_pending(tiers: &Tiers, report: &mut FlushReport) {
-    match tiers.pending().await {
-        Ok(keys) => {
-            for key in keys {
-                tiers.upload_and_unmark(key, report).await;
+async fn pending(tiers: &Tiers) -> Vec<StageKey> {
+    tiers.pending().await.unwrap_or_else(|error| {
+        tracing::warn!(%error, "the list of records to upload could not be read");
+        Vec::new()
+    })
+}
+
+impl FlushReport {
+    fn note(&mut self, key: StageKey, outcome: Result<Uploaded>, remote: &Store) {
+        match outcome {
+            Ok(uploaded) => {
+                self.failed.remove(&key);
+                match uploaded {
+                    Uploaded::Done => self.uploaded.push(key),
+                    Uploaded::Conflict(ours, theirs) => {
+                        tracing::warn!(%key, ours = %ours.artifact, theirs = %theirs.artifact, "the stage is not deterministic");
+                        self.conflicts.push((*ours, *theirs));
+                    }
+                }
+            }
+            Err(error) => {
+                tracing::warn!(%key, %error, store = remote.name(), "not uploaded yet");
+                self.failed.insert(key, error);
             }
         }
-        Err(error) => tracing::warn!(%error, "the list of records to upload could not be read"),
     }
 }
 
 impl Cache {
-    /// Waits until what has been recorded is in the remote store, or could not be brought there.
+    /// Waits until what has been published is durable, and what has been recorded is in the remote store, or could not be
+    /// brought there.
     pub async fn flush(&self) -> FlushReport {
+        let tiers = self.tiers().clone();
+        if let Err(error) = blocking(move || tiers.batch.sync().map_err(during(|| "sync the store"))).await {
+            tracing::warn!(%error, "what was published could not be synced");
+        }
+        if let Err(error) = self.known().save() {
+            tracing::warn!(%error, "what was looked up will be looked up again");
+        }
         let (done, report) = oneshot::channel();
         match self.uploads() {
             Some(uploads) if uploads.jobs.send(Job::Flush(done)).is_ok() => report.await.unwrap_or_default(),

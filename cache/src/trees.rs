@@ -104,7 +104,8 @@ pub(crate) fn hash_file(path: &Path, size: u64) -> io::Result<BlobDigest> {
 }
 
 impl Cache {
-    /// Publishes the files of `dir` as an artifact: blobs first, durable and each atomically, then the manifest.
+    /// Publishes the files of `dir` as an artifact: blobs first, durable and each atomically, then the manifest, which is
+    /// durable before a record names it.
     ///
     /// A folder inside the store (a [`WorkDir`](crate::WorkDir)) belongs to the store: where the disk cannot clone, its files
     /// are hard-linked and become read-only. From any other folder they are cloned or copied, and stay as they are.
@@ -120,7 +121,10 @@ impl Cache {
         let bytes = manifest.to_bytes();
         let digest = ArtifactDigest::of(&bytes);
         // Written even where it is there: a fresh time tells gc that somebody is about to record it.
-        self.store().replace(&layout::tree(&digest), bytes.into()).await?;
+        let tree = layout::tree(&digest);
+        self.tiers().batch.begin().map_err(during(|| "mark what is being published"))?;
+        self.store().replace(&tree, bytes.into()).await?;
+        self.tiers().batch.add(self.store().file(&tree));
         Ok(Published { digest, manifest })
     }
 
@@ -152,6 +156,7 @@ impl Cache {
             let Some(bytes) = store.read(&path).await? else { continue };
             let read = if ArtifactDigest::of(&bytes) == *digest { Manifest::from_bytes(&bytes).ok() } else { None };
             let Some(manifest) = read else {
+                self.known().doubt(digest);
                 store.set_aside(&path, "a manifest whose bytes are not those of its name").await?;
                 continue;
             };
@@ -160,16 +165,22 @@ impl Cache {
             }
             return Ok(Some(manifest));
         }
+        self.known().doubt(digest);
         Ok(None)
     }
 
     /// Are the manifest and every blob there, each blob with its size? Reads no blob: `verify` does that.
     pub async fn is_complete(&self, digest: &ArtifactDigest) -> Result<bool> {
         let Some(manifest) = self.manifest(digest).await? else { return Ok(false) };
-        let tiers = self.tiers().clone();
+        Ok(self.has_all(&manifest).await?.1)
+    }
+
+    /// Is every blob in the local store? Is every blob in one of them?
+    pub(crate) async fn has_all(&self, manifest: &Manifest) -> Result<(bool, bool)> {
+        let (tiers, blobs) = (self.tiers().clone(), manifest.blobs());
         let missing = blocking(move || {
             let mut missing = Vec::new();
-            for (blob, size) in manifest.blobs() {
+            for (blob, size) in blobs {
                 if !tiers.local.has_local(&blob, size)? {
                     missing.push((blob, size));
                     if tiers.remote.is_none() {
@@ -180,12 +191,14 @@ impl Cache {
             Ok(missing)
         })
         .await?;
-        let Some(remote) = &self.tiers().remote else { return Ok(missing.is_empty()) };
-        stream::iter(missing)
+        let here = missing.is_empty();
+        let Some(remote) = &self.tiers().remote else { return Ok((here, here)) };
+        let complete = stream::iter(missing)
             .map(|(blob, size)| async move { Ok(remote.size(&layout::blob(&blob)).await? == Some(size)) })
             .buffer_unordered(16)
             .try_fold(true, |all, one| async move { Ok(all && one) })
-            .await
+            .await?;
+        Ok((here, complete))
     }
 
     /// Brings every blob of the artifact into the local store.

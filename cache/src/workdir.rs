@@ -10,6 +10,7 @@ use crate::{
     digest::StageKey,
     error::{Error, Result, during},
     failpoint,
+    staged::nonce,
 };
 
 /// The folder of a stage key. It is on the disk of the store, so that publishing its output moves no bytes.
@@ -27,6 +28,19 @@ impl Cache {
             fs_err::create_dir_all(folder).map_err(during(|| "create a work dir"))?;
         }
         Ok(work)
+    }
+
+    /// Moves a work dir of which nothing is needed any more out of the way of its key, for [`WorkDir::remove`] when there is
+    /// time: who has the key's lease next finds nothing, and loses nothing.
+    pub fn put_away(&self, work: &WorkDir) -> Result<WorkDir> {
+        let away = self.local().tmp().join(format!("{:016x}", nonce()));
+        let run = || {
+            failpoint::at("work.put-away")?;
+            fs_err::rename(work.path(), &away)?;
+            failpoint::at("work.removed")
+        };
+        run().map_err(during(|| "put a work dir away"))?;
+        Ok(WorkDir { path: away })
     }
 }
 
@@ -78,10 +92,9 @@ impl WorkDir {
         self.path.join("lock")
     }
 
-    /// Empties `output`. An attempt that died after it published left read-only files there.
-    pub fn clear_output(&self) -> Result<()> {
-        absent(fs_err::remove_dir_all(self.output())).map_err(during(|| "empty the output of a work dir"))?;
-        fs_err::create_dir_all(self.output()).map_err(during(|| "create a work dir"))
+    /// Does nothing lie in `scratch`?
+    pub fn is_scratch_empty(&self) -> bool {
+        fs_err::read_dir(self.scratch()).is_ok_and(|mut found| found.next().is_none())
     }
 
     /// Removes it with all that is in it.
@@ -112,10 +125,15 @@ mod tests {
         assert!(WorkLock::try_take(&again.lock()).unwrap().is_none());
         drop(lock);
         assert!(WorkLock::try_take(&again.lock()).unwrap().is_some());
-        again.clear_output().unwrap();
-        assert_eq!(fs_err::read_dir(again.output()).unwrap().count(), 0);
+        assert!(!again.is_scratch_empty());
         again.remove().unwrap();
         again.remove().unwrap();
         assert!(!again.path().exists());
+
+        let work = cache.work_dir(&key).unwrap();
+        let away = cache.put_away(&work).unwrap();
+        assert!(!work.path().exists() && away.output().exists());
+        away.remove().unwrap();
+        assert!(!away.path().exists());
     }
 }

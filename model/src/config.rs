@@ -6,7 +6,7 @@
 //!
 //! What Hugging Face has no field for stands under the key `flow`, which transformers carries along unread: the experts' names.
 
-use std::path::Path;
+use std::{collections::BTreeSet, path::Path};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -89,6 +89,11 @@ pub const IGNORED: &[(&str, &str)] = &[
     ("use_cache", "a setting of generation"),
 ];
 
+/// Tensors that a model may have: the largest mixtures that are published have some fifty thousand.
+const TENSORS: usize = 1 << 17;
+/// The most tensors of a layer beside those of its FFN or FFNs.
+const TENSORS_OF_A_LAYER: usize = 10;
+
 impl ModelConfig {
     /// Checks that the sizes fit together.
     ///
@@ -145,10 +150,18 @@ impl ModelConfig {
                 return fail(format!("the {what} token is {token}, the vocabulary has {vocab_size} entries"));
             }
         }
-        match experts {
-            Some(mixture) => mixture.validate(place),
-            None => Ok(()),
+        if let Some(mixture) = experts {
+            mixture.validate(place)?;
         }
+        // A few bytes of configuration must not become gigabytes of names.
+        let experts = experts.as_ref().map_or(1, |mixture| mixture.count);
+        let tensors = num_layers.saturating_mul(experts.saturating_mul(3) + TENSORS_OF_A_LAYER);
+        if tensors > TENSORS {
+            return fail(format!(
+                "{num_layers} layers of {experts} experts would be {tensors} tensors; up to {TENSORS} can be used"
+            ));
+        }
+        Ok(())
     }
 
     /// The same model without its mixture: the shape of the public model, and of each expert as a dense model.
@@ -255,9 +268,10 @@ impl Mixture {
         if names[0] != PUBLIC {
             return fail(format!("the first expert is `{}`; it must be `{PUBLIC}`", names[0]));
         }
-        for (i, name) in names.iter().enumerate() {
+        let mut seen = BTreeSet::new();
+        for name in names {
             check_expert_name(name)?;
-            if names[..i].contains(name) {
+            if !seen.insert(name) {
                 return fail(format!("two experts are named `{name}`"));
             }
         }

@@ -121,6 +121,10 @@ fn lock(path: &Path, cancelled: &AtomicBool) -> Result<Option<WorkLock>> {
 
 /// What an earlier attempt left in the output is no part of this one's.
 fn clear(output: &Path) -> Result<(), StageError> {
+    // Most often there is nothing: ext4 is slow to make files where others went a moment ago.
+    if fs::read_dir(output).is_ok_and(|mut found| found.next().is_none()) {
+        return Ok(());
+    }
     let cleared = match fs::remove_dir_all(output) {
         Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
         _ => failpoint::at("exec.clear").and_then(|()| fs::create_dir_all(output)),

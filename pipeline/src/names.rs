@@ -2,7 +2,7 @@
 //!
 //! A name is `[a-z][a-z0-9_-]*`, at most 64 characters: safe in a path, a URL, a shell, a TeX label and a `[…]` suffix.
 
-use std::borrow::Cow;
+use std::borrow::{Borrow, Cow};
 use std::fmt;
 use std::str::FromStr;
 
@@ -66,6 +66,13 @@ macro_rules! name_type {
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.pad(&self.0)
+            }
+        }
+
+        // Sound: `Ord` and `Hash` of a name are those of the `String` within.
+        impl Borrow<str> for $name {
+            fn borrow(&self) -> &str {
+                &self.0
             }
         }
 

@@ -16,7 +16,6 @@ mod syntax;
 mod variable;
 mod yaml;
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 pub use self::decode::{decode, decode_split};
@@ -199,47 +198,34 @@ fn build(
 
 /// The expanded recipe as JSON with sorted keys: what a run folder keeps.
 pub fn resolved_json(recipe: &Recipe) -> serde_json::Value {
-    let stages: BTreeMap<String, serde_json::Value> = recipe
-        .stages
-        .iter()
-        .map(|stage| {
-            let inputs: BTreeMap<&str, serde_json::Value> = stage
-                .inputs
-                .iter()
-                .map(|input| {
-                    let refs: Vec<serde_json::Value> = input
-                        .refs
-                        .iter()
-                        .map(|reference| {
-                            serde_json::json!({ "stage": reference.stage.to_string(), "label": reference.label })
-                        })
-                        .collect();
-                    (input.role.value.as_str(), serde_json::json!({ "many": input.many, "refs": refs }))
-                })
-                .collect();
-            let json = serde_json::json!({
-                "kind": stage.kind.value,
-                "with": stage.with.to_json(),
-                "inputs": inputs,
-                "resources": stage.resources,
+    // Moved together and not by `json!`, which copies what it is given, at every level.
+    let object = |members: Vec<(&str, serde_json::Value)>| -> serde_json::Value { members.into_iter().collect() };
+    let stages = recipe.stages.iter().map(|stage| {
+        let inputs = stage.inputs.iter().map(|input| {
+            let refs = input.refs.iter().map(|reference| {
+                object(vec![("stage", reference.stage.to_string().into()), ("label", reference.label.clone().into())])
             });
-            (stage.id.to_string(), json)
-        })
-        .collect();
-    let members: Vec<serde_json::Value> = recipe
-        .members
-        .iter()
-        .map(|member| {
-            serde_json::json!({ "name": member.name.as_str(), "title": member.title, "public": member.public })
-        })
-        .collect();
-    serde_json::json!({
-        "flow": 1,
-        "members": members,
-        "name": recipe.name.as_str(),
-        "profile": recipe.profile,
-        "seed": recipe.seed,
-        "device": recipe.device,
-        "stages": stages,
-    })
+            let input_json = object(vec![("many", input.many.into()), ("refs", refs.collect())]);
+            (input.role.value.clone(), input_json)
+        });
+        let json = object(vec![
+            ("kind", stage.kind.value.as_str().into()),
+            ("with", stage.with.to_json()),
+            ("inputs", inputs.collect()),
+            ("resources", serde_json::json!(stage.resources)),
+        ]);
+        (stage.id.to_string(), json)
+    });
+    let members = recipe.members.iter().map(
+        |member| serde_json::json!({ "name": member.name.as_str(), "title": member.title, "public": member.public }),
+    );
+    object(vec![
+        ("flow", 1.into()),
+        ("members", members.collect()),
+        ("name", recipe.name.as_str().into()),
+        ("profile", recipe.profile.clone().into()),
+        ("seed", recipe.seed.into()),
+        ("device", serde_json::json!(recipe.device)),
+        ("stages", stages.collect()),
+    ])
 }

@@ -6,7 +6,9 @@
 
 use std::{
     collections::BTreeMap,
+    marker::PhantomData,
     path::{Path, PathBuf},
+    sync::OnceLock,
 };
 
 use schemars::{JsonSchema, Schema};
@@ -181,11 +183,15 @@ pub trait AnyKind: Send + Sync {
     fn run(&self, ctx: &Context, decoded: &Decoded) -> Result<(), StageError>;
 }
 
-struct Erased<K>(std::marker::PhantomData<K>);
+struct Erased<K> {
+    kind: PhantomData<K>,
+    /// The names of the params and of the places. A schema is made once, and not for each stage of a recipe.
+    fields: OnceLock<(Vec<String>, Vec<String>)>,
+}
 
 /// A kind as a registry holds it.
 pub fn erase<K: Kind>() -> Box<dyn AnyKind> {
-    Box::new(Erased::<K>(std::marker::PhantomData))
+    Box::new(Erased::<K> { kind: PhantomData, fields: OnceLock::new() })
 }
 
 fn reread<T: DeserializeOwned>(value: &Value, what: &str) -> Result<T, StageError> {
@@ -229,12 +235,12 @@ impl<K: Kind> AnyKind for Erased<K> {
     }
 
     fn decode(&self, with: &Node) -> Result<Decoded, Diagnostic> {
-        let (params_schema, places_schema) = self.schemas();
-        let (params_fields, places_fields) = (fields(&params_schema), fields(&places_schema));
-        let as_str = |names: &[String]| names.iter().map(String::as_str).map(str::to_owned).collect::<Vec<_>>();
-        let (a, b) = (as_str(&params_fields), as_str(&places_fields));
-        let a: Vec<&str> = a.iter().map(String::as_str).collect();
-        let b: Vec<&str> = b.iter().map(String::as_str).collect();
+        let (params_fields, places_fields) = self.fields.get_or_init(|| {
+            let (params, places) = self.schemas();
+            (fields(&params), fields(&places))
+        });
+        let a: Vec<&str> = params_fields.iter().map(String::as_str).collect();
+        let b: Vec<&str> = places_fields.iter().map(String::as_str).collect();
         let (params_node, places_node) = decode_split(with, &a, &b)?;
         let params: K::Params = decode(&params_node)?;
         let places: K::Places = decode(&places_node)?;

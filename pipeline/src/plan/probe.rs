@@ -46,7 +46,7 @@ impl<'a> CacheProbe<'a> {
 #[async_trait]
 impl Probe for CacheProbe<'_> {
     async fn hit(&self, key: &StageKey) -> Result<Option<ArtifactDigest>> {
-        hit(self.cache, key).await
+        Ok(self.cache.hit_artifact(key).await?)
     }
 
     async fn is_recorded(&self, key: &StageKey) -> Result<bool> {
@@ -54,7 +54,7 @@ impl Probe for CacheProbe<'_> {
     }
 
     async fn last(&self, stage: &StageId) -> Result<Option<KeyParts>> {
-        let Some(key) = self.cache.latest(self.recipe, &stage.to_string()).await? else { return Ok(None) };
+        let Some(key) = self.cache.latest(self.recipe, &stage.to_string())? else { return Ok(None) };
         let record = self.cache.record(&key).await?;
         // A record of an older version may have parts that no longer read: then there is nothing to compare with.
         Ok(record.and_then(|record| KeyParts::deserialize(record.parts).ok()))
@@ -73,10 +73,4 @@ impl Probe for CacheProbe<'_> {
         let record = records.iter().find(|record| record.stage == name).or(records.first());
         Ok(record.and_then(|record| KeyParts::deserialize(&record.parts).ok()))
     }
-}
-
-/// The artifact of this key, if it is on record and all its bytes are there.
-pub async fn hit(cache: &Cache, key: &StageKey) -> Result<Option<ArtifactDigest>> {
-    let Some(record) = cache.record(key).await.map_err(Error::from)? else { return Ok(None) };
-    Ok(cache.is_complete(&record.artifact).await?.then_some(record.artifact))
 }

@@ -31,18 +31,20 @@ pub(super) fn input(
             all
         }
         Value::List(items) => {
+            let mut places: BTreeMap<StageId, Span> = BTreeMap::new();
             for item in items {
                 let Some(text) = item.as_str() else {
                     found.push(wrong_type(&format!("inputs.{}", role.value), "a list of references", item));
                     continue;
                 };
                 for stage in targets(text, item.span, of, shapes, found).unwrap_or_default() {
-                    if let Some(first) = refs.iter().find(|reference| reference.stage == stage) {
+                    if let Some(first) = places.insert(stage.clone(), item.span) {
                         found.push(
                             Diagnostic::new("recipe::reference", format!("`{stage}` is in the list twice"))
                                 .at(item.span, "again here")
-                                .also(first.span, "first here"),
+                                .also(first, "first here"),
                         );
+                        places.insert(stage, first);
                         continue;
                     }
                     refs.push(InputRef { label: Some(stage.label()), stage, span: item.span });
@@ -79,7 +81,7 @@ fn resolve(text: &str, of: &StageId, shapes: &Shapes) -> Result<Vec<StageId>, Op
         Some((base, inside)) => (base, Some(inside)),
         None => (text, None),
     };
-    let Some((name, shape)) = shapes.iter().find(|(name, _)| name.as_str() == base) else {
+    let Some((name, shape)) = shapes.get_key_value(base) else {
         let plain = StageName::new(base).is_ok();
         let diagnostic = if plain {
             fail(format!("unknown stage `{base}`"))
@@ -123,7 +125,7 @@ fn resolve(text: &str, of: &StageId, shapes: &Shapes) -> Result<Vec<StageId>, Op
                     .help(format!("`[each]` is the own instance; write `{name}[*]` for all of them")),
             )),
         },
-        (Some(Some(instances)), Some(inside)) => match instances.iter().find(|name| name.as_str() == inside) {
+        (Some(Some(instances)), Some(inside)) => match instances.get(inside) {
             Some(instance) => Ok(vec![StageId::of(name.clone(), instance.clone())]),
             None => Err(Some(
                 fail(format!("stage `{name}` has no instance `{}`", shorten(inside)))

@@ -31,6 +31,9 @@ pub const LEASE: Duration = Duration::from_mins(1);
 pub const RENEW_EVERY: Duration = Duration::from_secs(15);
 /// How long the process of a dead run may still hold the work dir: the grace that it has, and time to die.
 const TAKEN: Duration = exec::ORPHAN_GRACE.saturating_mul(3);
+/// The work dir of a stage that took no longer is put away, and removed when the run ends. ext4 does not use an inode again for five seconds
+/// and looks at each such one whenever it makes a file, so that making and removing in turn gets slower with each stage.
+const QUICK: Duration = Duration::from_secs(1);
 const LOG_TAIL: usize = 20;
 /// A larger log is not kept with the record.
 const LOG_KEPT: u64 = 16 << 20;
@@ -72,6 +75,8 @@ pub enum Ended {
         seconds: f64,
         /// Bytes of the artifact.
         bytes: u64,
+        /// Its work dir, if that was put away and is still to be removed.
+        left: Option<WorkDir>,
     },
     /// The stage failed.
     Failed {
@@ -104,17 +109,21 @@ pub async fn attempt(
 ) -> Ended {
     let Retries { attempts, backoff } = attempt.stage.resources.retries;
     let mut pause = backoff.as_std();
+    // The lease was taken a moment ago.
+    let mut due = tokio::time::Instant::now() + RENEW_EVERY;
     for next in 2.. {
-        let ended = one(&cache, executor.as_ref(), &attempt, stop.clone(), report).await;
+        let ended = one(&cache, executor.as_ref(), &attempt, due, stop.clone(), report).await;
         let error = match &ended {
             Ended::Failed { error, again: true, .. } if next <= attempts.get() => error.clone(),
             _ => return ended,
         };
         report(Report::Retrying { attempt: next, of: attempts.get(), wait: rounded(pause), error });
         let enough = Notify::new();
+        // At once, and at once again when the next attempt begins: neither knows when that was done last.
+        due = tokio::time::Instant::now();
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
-            () = renew(&cache, &attempt.lease, &enough) => return taken_over(),
+            () = renew(&cache, &attempt.lease, due, &enough) => return taken_over(),
             // An error means that nobody is left who could ask.
             _ = stop.wait_for(|stop| *stop > Stop::No) => return Ended::Stopped,
         }
@@ -128,10 +137,11 @@ async fn one(
     cache: &Cache,
     executor: &dyn Executor,
     attempt: &Attempt,
+    due: tokio::time::Instant,
     stop: watch::Receiver<Stop>,
     report: &mut (dyn FnMut(Report) + Send),
 ) -> Ended {
-    let ended = match try_attempt(cache, executor, attempt, stop, report).await {
+    let ended = match try_attempt(cache, executor, attempt, due, stop, report).await {
         Ok(ended) => ended,
         Err(Error::InputLost { artifact, source }) => Ended::Lost { artifact, why: chain(source.as_ref()) },
         Err(error) => Ended::Failed {
@@ -180,6 +190,7 @@ async fn try_attempt(
     cache: &Cache,
     executor: &dyn Executor,
     attempt: &Attempt,
+    due: tokio::time::Instant,
     mut stop: watch::Receiver<Stop>,
     report: &mut (dyn FnMut(Report) + Send),
 ) -> Result<Ended> {
@@ -214,7 +225,7 @@ async fn try_attempt(
         report(said);
     };
     let enough = Notify::new();
-    let mut renewal = pin!(renew(cache, &attempt.lease, &enough));
+    let mut renewal = pin!(renew(cache, &attempt.lease, due, &enough));
     let exit = tokio::select! {
         exit = executor.execute(&task, stop.clone(), &mut hear) => exit?,
         // What is dropped here is killed.
@@ -271,8 +282,13 @@ async fn try_attempt(
         Err(error) => return Err(error.into()),
     }
     place("attempt.recorded")?;
-    work.remove()?;
-    Ok(Ended::Done { artifact: published.digest, seconds, bytes: record.bytes })
+    let left = if clock.elapsed() < QUICK && work.is_scratch_empty() {
+        Some(cache.put_away(&work)?)
+    } else {
+        work.remove()?;
+        None
+    };
+    Ok(Ended::Done { artifact: published.digest, seconds, bytes: record.bytes, left })
 }
 
 /// A place at which tests may step in.
@@ -302,9 +318,10 @@ async fn wait_until_free(work: &WorkDir, stop: &mut watch::Receiver<Stop>) -> Re
     Ok(None)
 }
 
-/// Renews the lease until it is `enough`; returns early only if somebody else has it.
-async fn renew(cache: &Cache, lease: &Lease, enough: &Notify) {
-    let mut due = tokio::time::interval(RENEW_EVERY);
+/// Renews the lease, first when that is `due`, until it is `enough`; returns early only if somebody else has it.
+async fn renew(cache: &Cache, lease: &Lease, due: tokio::time::Instant, enough: &Notify) {
+    let mut due = tokio::time::interval_at(due, RENEW_EVERY);
+    due.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             _ = due.tick() => {}

@@ -6,14 +6,14 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use flow_cache::{Acquired, ArtifactDigest, Cache, Holder, Lease, StageKey};
+use flow_cache::{Acquired, ArtifactDigest, Cache, Holder, Lease, StageKey, WorkDir};
 use tokio::{
     sync::{mpsc, watch},
     task::JoinSet,
 };
 
 use super::{
-    attempt::{Attempt, Ended, LEASE, RENEW_EVERY, attempt, rounded},
+    attempt::{Attempt, Ended, LEASE, attempt, rounded},
     capacity,
     folder::RunFolder,
     schedule::{Capacity, Command, Input, Scheduler},
@@ -24,7 +24,7 @@ use crate::{
     executor::{Executor, Stop},
     key::KeyParts,
     names::StageId,
-    plan::{CacheProbe, Plan, Probe, Reason, reason},
+    plan::{CacheProbe, Plan, Probe, Reason, Verdict, reason},
 };
 
 /// How often a stage that another run holds is looked at.
@@ -49,15 +49,20 @@ pub struct RunOptions {
 
 /// What a task of the driver comes back with.
 enum Answer {
-    Probed(usize, Result<Probed>),
+    Probed(usize, KeyParts, Result<Option<ArtifactDigest>>),
     Waited(usize),
+    Claimed(usize, KeyParts, Result<Claimed>),
     Ended(usize, Ended, Lease),
 }
 
-enum Probed {
-    Hit(StageKey, ArtifactDigest),
-    Miss(Box<(KeyParts, StageKey, Lease, Reason)>),
+/// What became of the wish to do a stage.
+enum Claimed {
+    /// Another run has done it meanwhile.
+    Hit(ArtifactDigest),
+    /// Another run is doing it.
     Busy(String),
+    /// It is ours, for this reason.
+    Ours(Lease, Reason),
 }
 
 struct Driver<'a> {
@@ -71,10 +76,13 @@ struct Driver<'a> {
     watcher: &'a mut (dyn FnMut(&Stamped, &RunState) + Send),
     state: RunState,
     artifacts: Vec<Option<ArtifactDigest>>,
-    ready: BTreeMap<usize, (KeyParts, StageKey, Lease, Reason)>,
+    /// What must run and waits for cores.
+    ready: BTreeMap<usize, KeyParts>,
     /// How often a damaged artifact was made again, or was asked for again meanwhile.
     remade: BTreeMap<ArtifactDigest, u32>,
     tasks: JoinSet<Answer>,
+    /// Work dirs of stages that are done, put away.
+    left: Vec<WorkDir>,
     reports: mpsc::UnboundedSender<(usize, Report)>,
     stop: watch::Sender<Stop>,
 }
@@ -108,6 +116,7 @@ pub async fn run(
         ready: BTreeMap::new(),
         remade: BTreeMap::new(),
         tasks: JoinSet::new(),
+        left: Vec::new(),
         reports,
         stop: watch::Sender::new(Stop::No),
     };
@@ -119,7 +128,6 @@ pub async fn run(
     })?;
     let mut commands = scheduler.step(Input::Begin);
     let mut interrupted = false;
-    let mut renew = tokio::time::interval(RENEW_EVERY);
     'run: loop {
         let mut queue: std::collections::VecDeque<Command> = commands.drain(..).collect();
         while let Some(command) = queue.pop_front() {
@@ -142,17 +150,13 @@ pub async fn run(
                 driver.tell(report.of(plan.stages()[at].id.clone()))?;
                 Vec::new()
             }
-            _ = renew.tick() => {
-                driver.renew().await;
-                Vec::new()
-            }
             Some(answer) = driver.tasks.join_next() => {
                 // What a stage said before it ended is told before its end.
                 while let Ok((at, report)) = heard.try_recv() {
                     driver.tell(report.of(plan.stages()[at].id.clone()))?;
                 }
                 match answer {
-                    Ok(answer) => match driver.take(answer).await? {
+                    Ok(answer) => match driver.take(answer, scheduler.is_closed()).await? {
                         Some(input) => scheduler.step(input),
                         None => Vec::new(),
                     },
@@ -163,10 +167,7 @@ pub async fn run(
             }
         };
     }
-    // Leases of stages that were ready but never started.
-    for (_, (_, _, lease, _)) in std::mem::take(&mut driver.ready) {
-        give_back(cache, &lease).await;
-    }
+    clear(std::mem::take(&mut driver.left)).await;
     let outcome = match (driver.artifacts.iter().all(Option::is_some), interrupted) {
         (true, _) => Outcome::Done,
         (false, true) => Outcome::Interrupted,
@@ -185,19 +186,9 @@ impl Driver<'_> {
         Ok(())
     }
 
-    /// Renews the leases of stages that wait for cores; a running attempt renews its own, and notices there if it was
-    /// lost meanwhile.
-    async fn renew(&self) {
-        for (_, _, lease, _) in self.ready.values() {
-            if let Err(error) = self.cache.renew(lease, SystemTime::now()).await {
-                tracing::warn!(%error, "a lease could not be renewed");
-            }
-        }
-    }
-
     /// Only reasons depend on this: a full disk must not end a run for it.
-    async fn remember(&self, at: usize, key: &StageKey) {
-        if let Err(error) = self.cache.set_latest(&self.plan.prepared.recipe, &self.id(at).to_string(), key).await {
+    fn remember(&self, at: usize, key: &StageKey) {
+        if let Err(error) = self.cache.set_latest(&self.plan.prepared.recipe, &self.id(at).to_string(), key) {
             tracing::warn!(%error, "the last key of a stage could not be remembered");
         }
     }
@@ -211,6 +202,13 @@ impl Driver<'_> {
         match command {
             Command::Probe(at) => {
                 let stage = &self.plan.stages()[at];
+                // What the plan found a moment ago is not looked up again.
+                if let Verdict::Cached { key, artifact } = self.plan.verdicts[at]
+                    && !self.options.recheck.contains(&stage.id)
+                    && !self.remade.contains_key(&artifact)
+                {
+                    return self.cached(at, key, artifact).map(Some);
+                }
                 let Some(parts) = stage.key_parts(&self.plan.numerics, |input| self.artifacts[input]) else {
                     let error = stage.sources.as_ref().err().cloned().unwrap_or_else(|| {
                         StageError::new("an input has no artifact").with_help("this is a defect of flow")
@@ -218,11 +216,11 @@ impl Driver<'_> {
                     self.tell(Event::StageFailed { stage: self.id(at), error, log_tail: Vec::new() })?;
                     return Ok(Some(Input::Failed(at)));
                 };
-                let (cache, holder, id) = (self.cache.clone(), self.holder.clone(), stage.id.clone());
-                let recipe = self.plan.prepared.recipe.clone();
-                let recheck = self.options.recheck.contains(&id);
-                self.tasks
-                    .spawn(async move { Answer::Probed(at, probe(cache, holder, recipe, id, parts, recheck).await) });
+                let (cache, recheck) = (self.cache.clone(), self.options.recheck.contains(&stage.id));
+                self.tasks.spawn(async move {
+                    let found = if recheck { Ok(None) } else { cache.hit_artifact(&parts.key()).await };
+                    Answer::Probed(at, parts, found.map_err(Error::from))
+                });
             }
             Command::ProbeLater(at) => {
                 self.tasks.spawn(async move {
@@ -230,7 +228,7 @@ impl Driver<'_> {
                     Answer::Waited(at)
                 });
             }
-            Command::Launch(at) => self.launch(at)?,
+            Command::Launch(at) => self.claim(at),
             Command::Skip { stage, because } => {
                 self.tell(Event::StageSkipped { stage: self.id(stage), because: self.id(because) })?;
             }
@@ -239,8 +237,21 @@ impl Driver<'_> {
         Ok(None)
     }
 
-    fn launch(&mut self, at: usize) -> Result<()> {
-        let Some((parts, key, lease, reason)) = self.ready.remove(&at) else { return Ok(()) };
+    /// Asks for the right to do a stage for which there are cores now: not before, so that runs that share a store share
+    /// the work, and a stage that waits for long costs no renewals.
+    fn claim(&mut self, at: usize) {
+        let Some(parts) = self.ready.remove(&at) else { return };
+        let (cache, holder, id) = (self.cache.clone(), self.holder.clone(), self.id(at));
+        let recipe = self.plan.prepared.recipe.clone();
+        let recheck = self.options.recheck.contains(&id);
+        self.tasks.spawn(async move {
+            let claimed = claim(&cache, &holder, &recipe, &id, &parts, recheck).await;
+            Answer::Claimed(at, parts, claimed)
+        });
+    }
+
+    fn launch(&mut self, at: usize, parts: KeyParts, lease: Lease, reason: Reason) -> Result<()> {
+        let key = lease.key;
         let stage = self.plan.stages()[at].clone();
         let cores = capacity::need(&stage, self.options.capacity).cores;
         let evicted = (reason == Reason::Evicted).then(|| reason.to_string());
@@ -278,28 +289,40 @@ impl Driver<'_> {
         Ok(())
     }
 
-    /// Takes a task's answer in.
-    async fn take(&mut self, answer: Answer) -> Result<Option<Input>> {
+    fn cached(&mut self, at: usize, key: StageKey, artifact: ArtifactDigest) -> Result<Input> {
+        self.artifacts[at] = Some(artifact);
+        self.remember(at, &key);
+        self.tell(Event::StageCached { stage: self.id(at), key, artifact })?;
+        Ok(Input::Hit(at))
+    }
+
+    /// Takes a task's answer in. Once the run is `closed`, nothing is started.
+    async fn take(&mut self, answer: Answer, closed: bool) -> Result<Option<Input>> {
         Ok(Some(match answer {
             Answer::Waited(at) => Input::Retry(at),
-            Answer::Probed(at, Ok(Probed::Hit(key, artifact))) => {
-                self.artifacts[at] = Some(artifact);
-                self.remember(at, &key).await;
-                self.tell(Event::StageCached { stage: self.id(at), key, artifact })?;
-                Input::Hit(at)
+            Answer::Probed(at, parts, Ok(Some(artifact))) | Answer::Claimed(at, parts, Ok(Claimed::Hit(artifact))) => {
+                self.cached(at, parts.key(), artifact)?
             }
-            Answer::Probed(at, Ok(Probed::Miss(ready))) => {
-                self.ready.insert(at, *ready);
+            Answer::Probed(at, parts, Ok(None)) => {
+                self.ready.insert(at, parts);
                 Input::Miss(at)
             }
-            Answer::Probed(at, Ok(Probed::Busy(holder))) => {
+            Answer::Claimed(at, _, Ok(Claimed::Ours(lease, _))) if closed => {
+                give_back(self.cache, &lease).await;
+                Input::Stopped(at)
+            }
+            Answer::Claimed(at, parts, Ok(Claimed::Ours(lease, reason))) => {
+                self.launch(at, parts, lease, reason)?;
+                return Ok(None);
+            }
+            Answer::Claimed(at, _, Ok(Claimed::Busy(holder))) => {
                 let told = self.state.stages.get(&self.id(at)).is_some_and(|stage| stage.blocked_by.is_some());
                 if !told {
                     self.tell(Event::StageWaiting { stage: self.id(at), holder })?;
                 }
                 Input::Busy(at)
             }
-            Answer::Probed(at, Err(error)) => {
+            Answer::Probed(at, _, Err(error)) | Answer::Claimed(at, _, Err(error)) => {
                 let error = StageError::new(chain(&error));
                 self.tell(Event::StageFailed { stage: self.id(at), error, log_tail: Vec::new() })?;
                 Input::Failed(at)
@@ -307,10 +330,11 @@ impl Driver<'_> {
             Answer::Ended(at, ended, lease) => {
                 give_back(self.cache, &lease).await;
                 match ended {
-                    Ended::Done { artifact, seconds, bytes } => {
+                    Ended::Done { artifact, seconds, bytes, left } => {
                         self.artifacts[at] = Some(artifact);
+                        self.left.extend(left);
                         let key = lease.key;
-                        self.remember(at, &key).await;
+                        self.remember(at, &key);
                         self.tell(Event::StageFinished { stage: self.id(at), key, artifact, seconds, bytes })?;
                         Input::Done(at)
                     }
@@ -326,6 +350,20 @@ impl Driver<'_> {
                 }
             }
         }))
+    }
+}
+
+/// Removes work dirs; what stays is no harm, and a collection finds it.
+async fn clear(left: Vec<WorkDir>) {
+    let remove = move || {
+        for work in left {
+            if let Err(error) = work.remove() {
+                tracing::warn!(%error, "a work dir could not be removed");
+            }
+        }
+    };
+    if let Err(error) = tokio::task::spawn_blocking(remove).await {
+        tracing::warn!(%error, "work dirs could not be removed");
     }
 }
 
@@ -363,34 +401,28 @@ async fn give_back(cache: &Cache, lease: &Lease) {
     }
 }
 
-/// Looks a key up and, where it is not there, takes its lease. The record is read again under the lease: another run may
-/// have written it in between.
-async fn probe(
-    cache: Cache,
-    holder: Holder,
-    recipe: String,
-    stage: StageId,
-    parts: KeyParts,
+/// Takes the lease of a key that was not there. It is looked up again under the lease: another run may have recorded it in
+/// between.
+async fn claim(
+    cache: &Cache,
+    holder: &Holder,
+    recipe: &str,
+    stage: &StageId,
+    parts: &KeyParts,
     recheck: bool,
-) -> Result<Probed> {
+) -> Result<Claimed> {
     let key = parts.key();
-    let answers = CacheProbe::new(&cache, &recipe);
-    if !recheck && let Some(artifact) = answers.hit(&key).await? {
-        return Ok(Probed::Hit(key, artifact));
-    }
-    match cache.acquire(&key, &holder, SystemTime::now(), LEASE).await? {
-        Acquired::HeldBy { holder, .. } => Ok(Probed::Busy(holder.to_string())),
+    let answers = CacheProbe::new(cache, recipe);
+    match cache.acquire(&key, holder, SystemTime::now(), LEASE).await? {
+        Acquired::HeldBy { holder, .. } => Ok(Claimed::Busy(holder.to_string())),
+        Acquired::Yes(lease) if recheck => Ok(Claimed::Ours(lease, Reason::Recheck)),
         Acquired::Yes(lease) => {
-            if !recheck && let Some(artifact) = answers.hit(&key).await? {
-                give_back(&cache, &lease).await;
-                return Ok(Probed::Hit(key, artifact));
+            if let Some(artifact) = answers.hit(&key).await? {
+                give_back(cache, &lease).await;
+                return Ok(Claimed::Hit(artifact));
             }
-            let why = if recheck {
-                Reason::Recheck
-            } else {
-                reason::of(&parts, answers.is_recorded(&key).await?, answers.last(&stage).await?.as_ref())
-            };
-            Ok(Probed::Miss(Box::new((parts, key, lease, why))))
+            let why = reason::of(parts, answers.is_recorded(&key).await?, answers.last(stage).await?.as_ref());
+            Ok(Claimed::Ours(lease, why))
         }
     }
 }
