@@ -6,7 +6,7 @@ use std::{
 };
 
 use crate::{
-    cache::{Cache, absent},
+    cache::{Cache, absent, blocking},
     digest::StageKey,
     error::{Error, Result, during},
     failpoint,
@@ -30,19 +30,37 @@ impl Cache {
         Ok(work)
     }
 
-    /// Moves a work dir of which nothing is needed any more out of the way of its key, for [`WorkDir::remove`] when there is
-    /// time: who has the key's lease next finds nothing, and loses nothing.
-    pub fn put_away(&self, work: &WorkDir) -> Result<WorkDir> {
-        let away = self.local().tmp().join(format!("{:016x}", nonce()));
+    /// Moves a work dir of which nothing is needed any more out of the way of its key, for [`Cache::remove_put_away`] when there
+    /// is time: who has the key's lease next finds nothing, and loses nothing.
+    pub fn put_away(&self, work: &WorkDir) -> Result<()> {
+        let away = self.local().tmp().join(format!("{AWAY}{:016x}", nonce()));
         let run = || {
             failpoint::at("work.put-away")?;
             fs_err::rename(work.path(), &away)?;
             failpoint::at("work.removed")
         };
-        run().map_err(during(|| "put a work dir away"))?;
-        Ok(WorkDir { path: away })
+        run().map_err(during(|| "put a work dir away"))
+    }
+
+    /// Removes the work dirs that were put away, those of runs that were killed among them: nobody needs any of them.
+    pub async fn remove_put_away(&self) -> Result<()> {
+        let tmp = self.local().tmp();
+        let run = move || {
+            for entry in absent(fs_err::read_dir(tmp))?.into_iter().flatten() {
+                let entry = entry?;
+                if entry.file_name().to_string_lossy().starts_with(AWAY) {
+                    // Another run may be at it too.
+                    while absent(fs_err::remove_dir_all(entry.path()))?.is_none() && entry.path().exists() {}
+                }
+            }
+            Ok(())
+        };
+        blocking(move || run().map_err(during(|| "remove work dirs that were put away"))).await
     }
 }
+
+/// Begins the name of a work dir that was put away.
+const AWAY: &str = "away-";
 
 /// The right to write in a work dir. The system takes it back when its process ends, however it ends.
 #[derive(Debug)]
@@ -131,9 +149,11 @@ mod tests {
         assert!(!again.path().exists());
 
         let work = cache.work_dir(&key).unwrap();
-        let away = cache.put_away(&work).unwrap();
-        assert!(!work.path().exists() && away.output().exists());
-        away.remove().unwrap();
-        assert!(!away.path().exists());
+        cache.put_away(&work).unwrap();
+        let tmp = || fs_err::read_dir(dir.path().join("v1/tmp")).unwrap().count();
+        assert_eq!((work.path().exists(), tmp()), (false, 1));
+        cache.remove_put_away().await.unwrap();
+        assert_eq!(tmp(), 0);
+        cache.remove_put_away().await.unwrap();
     }
 }

@@ -75,8 +75,6 @@ pub enum Ended {
         seconds: f64,
         /// Bytes of the artifact.
         bytes: u64,
-        /// Its work dir, if that was put away and is still to be removed.
-        left: Option<WorkDir>,
     },
     /// The stage failed.
     Failed {
@@ -282,13 +280,12 @@ async fn try_attempt(
         Err(error) => return Err(error.into()),
     }
     place("attempt.recorded")?;
-    let left = if clock.elapsed() < QUICK && work.is_scratch_empty() {
-        Some(cache.put_away(&work)?)
+    if clock.elapsed() < QUICK && work.is_scratch_empty() {
+        cache.put_away(&work)?;
     } else {
         work.remove()?;
-        None
-    };
-    Ok(Ended::Done { artifact: published.digest, seconds, bytes: record.bytes, left })
+    }
+    Ok(Ended::Done { artifact: published.digest, seconds, bytes: record.bytes })
 }
 
 /// A place at which tests may step in.

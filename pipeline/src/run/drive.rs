@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use flow_cache::{Acquired, ArtifactDigest, Cache, Holder, Lease, StageKey, WorkDir};
+use flow_cache::{Acquired, ArtifactDigest, Cache, Holder, Lease, StageKey};
 use tokio::{
     sync::{mpsc, watch},
     task::JoinSet,
@@ -81,8 +81,6 @@ struct Driver<'a> {
     /// How often a damaged artifact was made again, or was asked for again meanwhile.
     remade: BTreeMap<ArtifactDigest, u32>,
     tasks: JoinSet<Answer>,
-    /// Work dirs of stages that are done, put away.
-    left: Vec<WorkDir>,
     reports: mpsc::UnboundedSender<(usize, Report)>,
     stop: watch::Sender<Stop>,
 }
@@ -116,7 +114,6 @@ pub async fn run(
         ready: BTreeMap::new(),
         remade: BTreeMap::new(),
         tasks: JoinSet::new(),
-        left: Vec::new(),
         reports,
         stop: watch::Sender::new(Stop::No),
     };
@@ -167,7 +164,10 @@ pub async fn run(
             }
         };
     }
-    clear(std::mem::take(&mut driver.left)).await;
+    // What stays is no harm, and the next run or a collection finds it.
+    if let Err(error) = cache.remove_put_away().await {
+        tracing::warn!(%error, "work dirs could not be removed");
+    }
     let outcome = match (driver.artifacts.iter().all(Option::is_some), interrupted) {
         (true, _) => Outcome::Done,
         (false, true) => Outcome::Interrupted,
@@ -330,9 +330,8 @@ impl Driver<'_> {
             Answer::Ended(at, ended, lease) => {
                 give_back(self.cache, &lease).await;
                 match ended {
-                    Ended::Done { artifact, seconds, bytes, left } => {
+                    Ended::Done { artifact, seconds, bytes } => {
                         self.artifacts[at] = Some(artifact);
-                        self.left.extend(left);
                         let key = lease.key;
                         self.remember(at, &key);
                         self.tell(Event::StageFinished { stage: self.id(at), key, artifact, seconds, bytes })?;
@@ -350,20 +349,6 @@ impl Driver<'_> {
                 }
             }
         }))
-    }
-}
-
-/// Removes work dirs; what stays is no harm, and a collection finds it.
-async fn clear(left: Vec<WorkDir>) {
-    let remove = move || {
-        for work in left {
-            if let Err(error) = work.remove() {
-                tracing::warn!(%error, "a work dir could not be removed");
-            }
-        }
-    };
-    if let Err(error) = tokio::task::spawn_blocking(remove).await {
-        tracing::warn!(%error, "work dirs could not be removed");
     }
 }
 
