@@ -3,7 +3,7 @@
 //! Each test has a folder of its own with text made by a seeded generator and a small recipe ([`environment`]), so that a
 //! whole run takes seconds; what needs no whole run is tested in the crates.
 
-#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test")]
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, reason = "a test")]
 
 mod stories {
     mod broken_sources;
