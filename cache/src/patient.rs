@@ -63,7 +63,8 @@ impl Patience {
                 Err(_) => Some((Err(silent(self.timeout)), None)),
             }
         };
-        stream::unfold(Some(items), next).boxed()
+        // Whoever reads an empty object asks once more after the end.
+        stream::unfold(Some(items), next).fuse().boxed()
     }
 }
 
@@ -177,5 +178,26 @@ impl MultipartUpload for PatientUpload {
 
     async fn abort(&mut self) -> Result<()> {
         self.patience.once(self.upload.abort()).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use object_store::{GetOptions, ObjectStoreExt, memory::InMemory};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn an_empty_object_can_be_read_to_its_end_and_asked_again() {
+        let patience = Patience::default();
+        let mut items = patience.watch(stream::empty::<Result<Bytes>>().boxed());
+        assert!(items.next().await.is_none() && items.next().await.is_none());
+
+        let store = Patient::over(Arc::new(InMemory::new()), patience);
+        let place = Path::from("empty");
+        store.put_opts(&place, PutPayload::new(), PutOptions::default()).await.unwrap();
+        let bytes = store.get_opts(&place, GetOptions::default()).await.unwrap().bytes().await.unwrap();
+        assert!(bytes.is_empty());
+        assert_eq!(store.head(&place).await.unwrap().size, 0);
     }
 }
