@@ -10,7 +10,6 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use divan::{Bencher, counter::ItemsCount};
 use flow_data::loader::{Batches, TokenBatch};
-use flow_model::adamw::AdamW;
 use flow_model::config::{Mixture, ModelConfig};
 use flow_model::error::Result;
 use flow_model::freeze::Trainable;
@@ -20,7 +19,6 @@ use flow_model::lr::Schedule;
 use flow_model::numerics;
 use flow_model::olmo2::Model;
 use flow_model::score::{ModelScorer, ScoreRequest, Scorer};
-use flow_model::spike::Action;
 use flow_model::state::TrainState;
 use flow_model::train::{Hooks, StepMetrics, TrainSpec, train};
 
@@ -98,20 +96,10 @@ impl Hooks for Paced {
 /// Times one update after another of a training that goes on meanwhile.
 fn updates(bencher: Bencher<'_, '_>, config: ModelConfig, trainable: Trainable, recompute: bool) {
     let spec = TrainSpec {
-        steps: u64::MAX,
-        accumulate: 1,
-        schedule: Schedule::constant(1e-3),
-        optimizer: AdamW::default(),
         clip: Some(1.0),
         losses: LossWeights { z: 1e-5, router_z: if config.experts.is_some() { 1e-3 } else { 0.0 } },
-        trainable,
-        row_lr: 1.0,
-        mask_documents: false,
-        checkpoint_every: None,
-        on_nan: Action::Stop,
-        on_spike: None,
-        validation: None,
         recompute,
+        ..TrainSpec::new(u64::MAX, Schedule::constant(1e-3), trainable)
     };
     let (go, asked) = sync_channel(0);
     let (done, ended) = sync_channel(0);

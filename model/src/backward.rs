@@ -56,8 +56,7 @@ fn recomputed(
     // What goes into each block, and out of the last one.
     let mut inputs = Vec::new();
     let mut routing = Routing::default();
-    let mut still = model.clone();
-    still.train_only(&|_| false);
+    let still = model.without_gradients();
     let mut x_nd = still.embed(&batch.inputs);
     for l in 0..still.layers() {
         inputs.push(x_nd.clone());

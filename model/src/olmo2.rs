@@ -269,6 +269,13 @@ impl Model {
         }
     }
 
+    /// The same model, of which no gradient is recorded; the numbers are shared.
+    pub(crate) fn without_gradients(&self) -> Self {
+        let mut still = self.clone();
+        still.train_only(&|_| false);
+        still
+    }
+
     /// The output layer, [v, d].
     pub(crate) fn head(&self) -> Tensor<2> {
         self.head.clone()

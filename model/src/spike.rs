@@ -55,15 +55,21 @@ pub(crate) struct Spike {
 }
 
 impl SpikeRule {
-    /// What makes `now` a spike after `recent`, if it is one; `now` then joins them, so that a lasting change is no spike for long.
-    pub(crate) fn judge(&self, recent: &mut Recent, now: Measured) -> Option<Spike> {
-        let window = (self.window as usize).max(4);
-        let spike = (recent.len() >= window / 2).then(|| (0..2).find_map(|i| self.above(recent, i, now[i]))).flatten();
+    fn window(&self) -> usize {
+        (self.window as usize).max(4)
+    }
+
+    /// What makes `now` a spike after `recent`, if it is one.
+    pub(crate) fn judge(&self, recent: &Recent, now: Measured) -> Option<Spike> {
+        (recent.len() >= self.window() / 2).then(|| (0..2).find_map(|i| self.above(recent, i, now[i]))).flatten()
+    }
+
+    /// `now` joins `recent`, spike or not, so that a lasting change is no spike for long.
+    pub(crate) fn remember(&self, recent: &mut Recent, now: Measured) {
         recent.push_back(now);
-        while recent.len() > window {
+        while recent.len() > self.window() {
             recent.pop_front();
         }
-        spike
     }
 
     fn above(&self, recent: &Recent, i: usize, value: f64) -> Option<Spike> {
@@ -81,9 +87,15 @@ mod tests {
 
     const RULE: SpikeRule = SpikeRule { deviations: 6.0, window: 16, action: Action::Skip };
 
+    fn seen(recent: &mut Recent, now: Measured) -> Option<Spike> {
+        let spike = RULE.judge(recent, now);
+        RULE.remember(recent, now);
+        spike
+    }
+
     fn calm(recent: &mut Recent, updates: u32) {
         for i in 0..updates {
-            assert_eq!(RULE.judge(recent, [3.0 + f64::from(i % 5) * 0.01, 1.0 + f64::from(i % 3) * 0.1]), None);
+            assert_eq!(seen(recent, [3.0 + f64::from(i % 5) * 0.01, 1.0 + f64::from(i % 3) * 0.1]), None);
         }
     }
 
@@ -92,7 +104,7 @@ mod tests {
         for (now, quantity) in [([9.0, 1.0], "loss"), ([3.0, 40.0], "gradient norm")] {
             let mut recent = Recent::new();
             calm(&mut recent, 20);
-            let spike = RULE.judge(&mut recent, now).unwrap();
+            let spike = seen(&mut recent, now).unwrap();
             assert_eq!((spike.quantity, spike.value), (quantity, now[0].max(now[1])));
             assert!(spike.limit < 5.0);
             assert_eq!(recent.len(), 16);
@@ -103,17 +115,17 @@ mod tests {
     fn the_first_updates_and_a_lower_loss_are_none() {
         let mut recent = Recent::new();
         calm(&mut recent, 7);
-        assert_eq!(RULE.judge(&mut recent, [99.0, 99.0]), None);
+        assert_eq!(seen(&mut recent, [99.0, 99.0]), None);
         let mut recent = Recent::new();
         calm(&mut recent, 20);
-        assert_eq!(RULE.judge(&mut recent, [0.0, 0.0]), None);
+        assert_eq!(seen(&mut recent, [0.0, 0.0]), None);
     }
 
     #[test]
     fn a_lasting_change_is_soon_the_new_normal() {
         let mut recent = Recent::new();
         calm(&mut recent, 20);
-        let spikes = (0..16).filter(|_| RULE.judge(&mut recent, [8.0, 1.0]).is_some()).count();
+        let spikes = (0..16).filter(|_| seen(&mut recent, [8.0, 1.0]).is_some()).count();
         assert!((1..4).contains(&spikes), "{spikes}");
     }
 }

@@ -104,6 +104,18 @@ pub trait Hooks {
     }
 }
 
+/// Keeps what each update showed, and no states.
+impl Hooks for Vec<StepMetrics> {
+    fn on_step(&mut self, metrics: &StepMetrics) -> Result<()> {
+        self.push(metrics.clone());
+        Ok(())
+    }
+
+    fn checkpoint(&mut self, _: TrainState) -> Result<()> {
+        Ok(())
+    }
+}
+
 /// Trains `model` from `start` to the end of the run; the model then holds the final weights, and so does the state.
 ///
 /// The bytes depend on `spec`, the model's weights, the state and the batches only: not on threads, and not on where a run
@@ -146,11 +158,14 @@ pub fn train(
         }
 
         let grad_norm = global_norm(gradients.values());
-        let before = recent.clone();
-        let wrong = spec.wrong([losses.loss, grad_norm], &mut recent);
+        let measured = [losses.loss, grad_norm];
+        let wrong = spec.wrong(measured, &recent);
         if let Some((spike, Action::Stop)) = wrong {
-            hooks.checkpoint(TrainState::of(model, &moments, before, step))?;
+            hooks.checkpoint(TrainState::of(model, &moments, recent, step))?;
             return Err(spike.error(step, &parts));
+        }
+        if let Some(rule) = spec.on_spike.filter(|_| measured.iter().all(|value| value.is_finite())) {
+            rule.remember(&mut recent, measured);
         }
         let skipped = wrong.is_some();
         if !skipped {
@@ -204,8 +219,28 @@ pub fn gradients(model: &mut Model, part: &TokenBatch, weights: LossWeights) -> 
 }
 
 impl TrainSpec {
-    /// What is wrong with an update, and what to do about it; `recent` then holds it, if it is a number.
-    fn wrong(&self, now: Measured, recent: &mut Recent) -> Option<(Spike, Action)> {
+    /// Training as plain as it can be: one batch an update, the cross-entropy alone, nothing clipped, masked, checked or kept.
+    pub fn new(steps: u64, schedule: Schedule, trainable: Trainable) -> Self {
+        Self {
+            steps,
+            accumulate: 1,
+            schedule,
+            optimizer: AdamW::default(),
+            clip: None,
+            losses: LossWeights::default(),
+            trainable,
+            row_lr: 1.0,
+            mask_documents: false,
+            checkpoint_every: None,
+            on_nan: Action::Stop,
+            on_spike: None,
+            validation: None,
+            recompute: false,
+        }
+    }
+
+    /// What is wrong with an update after `recent`, and what to do about it.
+    fn wrong(&self, now: Measured, recent: &Recent) -> Option<(Spike, Action)> {
         if let Some(i) = now.iter().position(|value| !value.is_finite()) {
             let spike = Spike { quantity: QUANTITIES[i], value: now[i], limit: f64::INFINITY };
             return Some((spike, self.on_nan));
@@ -291,8 +326,7 @@ impl Validation {
 
     /// Mean cross-entropy in nats a token.
     fn loss(&self, model: &Model) -> Result<f64> {
-        let mut still = model.clone();
-        still.train_only(&|_| false);
+        let still = model.without_gradients();
         let (mut sum, mut count) = (0.0, 0);
         for part in &self.batches {
             let targets = part.batch * part.seq;
@@ -326,19 +360,6 @@ mod tests {
         }
     }
 
-    struct Curve(Vec<StepMetrics>);
-
-    impl Hooks for Curve {
-        fn on_step(&mut self, metrics: &StepMetrics) -> Result<()> {
-            self.0.push(metrics.clone());
-            Ok(())
-        }
-
-        fn checkpoint(&mut self, _: TrainState) -> Result<()> {
-            Ok(())
-        }
-    }
-
     fn a_mixture() -> (TrainSpec, ModelConfig, Weights) {
         let config = ModelConfig {
             vocab_size: 40,
@@ -355,20 +376,12 @@ mod tests {
             experts: Some(Mixture::of(["a".to_owned(), "b".to_owned()], 2)),
         };
         let spec = TrainSpec {
-            steps: 6,
             accumulate: 2,
-            schedule: Schedule::constant(3e-3),
-            optimizer: AdamW::default(),
             clip: Some(1.0),
             losses: LossWeights { z: 1e-4, router_z: 1e-3 },
-            trainable: Trainable::All,
             row_lr: 0.5,
             mask_documents: true,
-            checkpoint_every: None,
-            on_nan: Action::Stop,
-            on_spike: None,
-            validation: None,
-            recompute: false,
+            ..TrainSpec::new(6, Schedule::constant(3e-3), Trainable::All)
         };
         let mut weights = initial_weights(&config, 3);
         let bias = || Weight { shape: vec![3], data: vec![0.0, -0.3, -0.1] };
@@ -378,9 +391,9 @@ mod tests {
 
     fn run(spec: &TrainSpec, config: &ModelConfig, weights: &Weights) -> (Vec<StepMetrics>, Weights) {
         let mut model = Model::new(config, weights, &device("cpu").unwrap()).unwrap();
-        let mut curve = Curve(Vec::new());
+        let mut curve = Vec::new();
         train(spec, &mut model, TrainState::start(), &Texts, &mut curve).unwrap();
-        (curve.0, model.weights())
+        (curve, model.weights())
     }
 
     /// bf16 products move a curve by about their rounding, and the weights that they train stay f32.

@@ -5,16 +5,14 @@
 use flow_data::loader::{Batches, TokenBatch};
 use flow_model::adamw::AdamW;
 use flow_model::config::ModelConfig;
-use flow_model::error::Result;
 use flow_model::freeze::Trainable;
 use flow_model::loss::LossWeights;
 use flow_model::lr::{ScheduleParams, Shape};
 use flow_model::mask::Sequences;
 use flow_model::numerics::device;
 use flow_model::olmo2::Model;
-use flow_model::spike::Action;
 use flow_model::state::TrainState;
-use flow_model::train::{Hooks, StepMetrics, TrainSpec, gradients, train};
+use flow_model::train::{StepMetrics, TrainSpec, gradients, train};
 use flow_model::weights::{Weight, Weights};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -123,27 +121,17 @@ impl Case {
             decay_steps: None,
         };
         let spec = TrainSpec {
-            steps,
-            accumulate: 1,
-            schedule: schedule.resolve(steps).unwrap(),
             optimizer: AdamW { weight_decay: recipe["weight_decay"].as_f64().unwrap(), ..AdamW::default() },
             clip: Some(1.0),
             losses: LOSSES,
-            trainable,
-            row_lr: 1.0,
-            mask_documents: false,
-            checkpoint_every: None,
-            on_nan: Action::Stop,
-            on_spike: None,
-            validation: None,
-            recompute: false,
+            ..TrainSpec::new(steps, schedule.resolve(steps).unwrap(), trainable)
         };
         let batches = Fixed((0..self.batches.len()).map(|i| self.batch(i)).collect());
-        let mut seen = Seen(Vec::new());
+        let mut seen: Vec<StepMetrics> = Vec::new();
         train(&spec, &mut self.model, TrainState::start(), &batches, &mut seen).unwrap();
         let points = recipe["points"].as_array().unwrap();
-        assert_eq!(seen.0.len(), points.len());
-        for (found, want) in seen.0.iter().zip(points) {
+        assert_eq!(seen.len(), points.len());
+        for (found, want) in seen.iter().zip(points) {
             let want = |name: &str| want[name].as_f64().unwrap();
             assert!((found.lr - want("lr")).abs() < 1e-12, "step {}: lr {}, not {}", found.step, found.lr, want("lr"));
             assert!(
@@ -164,19 +152,6 @@ struct Fixed(Vec<TokenBatch>);
 impl Batches for Fixed {
     fn batch(&self, step: u64) -> flow_data::Result<TokenBatch> {
         Ok(self.0[step as usize % self.0.len()].clone())
-    }
-}
-
-struct Seen(Vec<StepMetrics>);
-
-impl Hooks for Seen {
-    fn on_step(&mut self, metrics: &StepMetrics) -> Result<()> {
-        self.0.push(metrics.clone());
-        Ok(())
-    }
-
-    fn checkpoint(&mut self, _: TrainState) -> Result<()> {
-        Ok(())
     }
 }
 

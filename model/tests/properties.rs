@@ -2,7 +2,6 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use flow_data::loader::{Batches, TokenBatch};
-use flow_model::adamw::AdamW;
 use flow_model::config::{Mixture, ModelConfig};
 use flow_model::embed::embed;
 use flow_model::error::{Error, Result};
@@ -213,20 +212,12 @@ impl Hooks for Kept {
 
 fn spec(trainable: Trainable) -> TrainSpec {
     TrainSpec {
-        steps: 5,
         accumulate: 2,
-        schedule: Schedule::constant(3e-3),
-        optimizer: AdamW::default(),
         clip: Some(1.0),
         losses: LossWeights { z: 1e-5, router_z: 1e-3 },
-        trainable,
-        row_lr: 1.0,
         mask_documents: true,
         checkpoint_every: Some(2),
-        on_nan: Action::Stop,
-        on_spike: None,
-        validation: None,
-        recompute: false,
+        ..TrainSpec::new(5, Schedule::constant(3e-3), trainable)
     }
 }
 

@@ -3,10 +3,8 @@
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "tests")]
 
 use flow_data::loader::{Batches, TokenBatch};
-use flow_model::adamw::AdamW;
 use flow_model::config::{Mixture, ModelConfig};
 use flow_model::embed::embed;
-use flow_model::error::Result;
 use flow_model::freeze::Trainable;
 use flow_model::generate::{Generated, Sampling, generate};
 use flow_model::init::initial_weights;
@@ -17,9 +15,8 @@ use flow_model::numerics::{Device, device};
 use flow_model::olmo2::Model;
 use flow_model::preset::Preset;
 use flow_model::score::{ModelScorer, ScoreRequest, Scorer};
-use flow_model::spike::Action;
 use flow_model::state::TrainState;
-use flow_model::train::{Hooks, StepMetrics, TrainSpec, gradients, train};
+use flow_model::train::{StepMetrics, TrainSpec, gradients, train};
 use flow_model::upcycle::beside_public;
 use flow_model::weights::{Weight, Weights};
 use std::ops::ControlFlow;
@@ -154,42 +151,20 @@ impl Batches for Language {
     }
 }
 
-struct Curve(Vec<StepMetrics>);
-
-impl Hooks for Curve {
-    fn on_step(&mut self, metrics: &StepMetrics) -> Result<()> {
-        self.0.push(metrics.clone());
-        Ok(())
-    }
-
-    fn checkpoint(&mut self, _: TrainState) -> Result<()> {
-        Ok(())
-    }
-}
-
 fn spec(steps: u64, trainable: Trainable) -> TrainSpec {
     TrainSpec {
-        steps,
-        accumulate: 1,
-        schedule: Schedule::constant(2e-3),
-        optimizer: AdamW::default(),
         clip: Some(1.0),
         losses: LossWeights { z: 1e-5, router_z: 1e-3 },
-        trainable,
         row_lr: 0.5,
         mask_documents: true,
-        checkpoint_every: None,
-        on_nan: Action::Stop,
-        on_spike: None,
-        validation: None,
-        recompute: false,
+        ..TrainSpec::new(steps, Schedule::constant(2e-3), trainable)
     }
 }
 
 fn trained(spec: &TrainSpec, model: &mut Model, start: TrainState) -> (Vec<StepMetrics>, TrainState) {
-    let mut curve = Curve(Vec::new());
+    let mut curve = Vec::new();
     let end = train(spec, model, start, &Language, &mut curve).unwrap();
-    (curve.0, end)
+    (curve, end)
 }
 
 /// 20 steps on both; the GPU's weights after them.
