@@ -9,7 +9,6 @@ use std::{
     fs::Metadata,
     os::unix::fs::MetadataExt,
     path::Path,
-    thread,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -29,6 +28,7 @@ const TICK: Duration = Duration::from_millis(20);
 #[derive(Debug)]
 pub struct Laid {
     files: BTreeMap<RelPath, Stamp>,
+    newest: SystemTime,
 }
 
 type Stamp = (u64, u64, u64, i64, i64);
@@ -38,7 +38,7 @@ fn stamp(meta: &Metadata) -> Stamp {
 }
 
 impl Laid {
-    /// Looks at a folder that was just laid out. Waits until a later change must show, a few milliseconds.
+    /// Looks at a folder that was just laid out. A later change must show only after [`Laid::settles_in`].
     pub fn look(folder: &Path) -> Result<Self> {
         let mut found = Vec::new();
         walk(folder, "", &mut found)?;
@@ -50,9 +50,12 @@ impl Laid {
             newest = newest.max(UNIX_EPOCH + changed);
             files.insert(rel, stamp(&meta));
         }
-        let age = SystemTime::now().duration_since(newest).unwrap_or(Duration::ZERO);
-        thread::sleep(TICK.saturating_sub(age));
-        Ok(Self { files })
+        Ok(Self { files, newest })
+    }
+
+    /// How long until a change must show, a few milliseconds at most. One wait serves all that was laid out before it.
+    pub fn settles_in(&self) -> Duration {
+        TICK.saturating_sub(SystemTime::now().duration_since(self.newest).unwrap_or(Duration::ZERO))
     }
 }
 
@@ -114,6 +117,7 @@ mod tests {
         let artifact = cache.publish(&dir.join("in")).await.unwrap().digest;
         cache.materialize(&artifact, &dir.join("out")).await.unwrap();
         let laid = Laid::look(&dir.join("out")).unwrap();
+        std::thread::sleep(laid.settles_in());
         (cache, artifact, laid)
     }
 

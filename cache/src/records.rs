@@ -178,6 +178,15 @@ impl Cache {
         Ok(complete.then_some(record.artifact))
     }
 
+    /// The records of these keys, of those that have one.
+    pub async fn records_of(&self, keys: impl IntoIterator<Item = &StageKey>) -> Result<Vec<Record>> {
+        let mut records = Vec::new();
+        for key in keys {
+            records.extend(self.record(key).await?);
+        }
+        Ok(records)
+    }
+
     /// Writes `record` unless its key has one. With a remote store the artifact and then the record are uploaded in the
     /// background; a rival that got there first meanwhile shows in [`Cache::flush`].
     pub async fn put_record(&self, record: &Record) -> Result<PutRecord> {

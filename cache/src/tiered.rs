@@ -32,6 +32,7 @@ use crate::{
     manifest::Manifest,
     records::{PutRecord, Record},
     store::Store,
+    transfer::Moved,
 };
 
 /// The local store and what is behind it.
@@ -51,9 +52,8 @@ impl Tiers {
         std::iter::once(&self.local).chain(&self.remote)
     }
 
-    async fn upload(&self, remote: &Store, key: &StageKey) -> Result<Uploaded> {
-        // Forgotten meanwhile: nothing to do.
-        let Some(record) = self.local.record(key).await? else { return Ok(Uploaded::Done) };
+    /// Uploads what a record needs, blob by blob where it is not there, and then the record.
+    pub(crate) async fn send(&self, remote: &Store, record: &Record) -> Result<(Moved, PutRecord)> {
         let tree = layout::tree(&record.artifact);
         let no_artifact = Error::NoArtifact { digest: record.artifact };
         let bytes = self.local.read(&tree).await?.filter(|bytes| ArtifactDigest::of(bytes) == record.artifact);
@@ -62,18 +62,24 @@ impl Tiers {
             Some(bytes) => bytes,
             None => remote.read(&tree).await?.ok_or(no_artifact)?,
         };
-        stream::iter(Manifest::from_bytes(&bytes)?.blobs())
-            .map(|(blob, size)| async move { self.push(remote, &blob, size).await.map(drop) })
-            .buffer_unordered(8)
-            .try_collect::<()>()
+        let mut moved: Moved = stream::iter(Manifest::from_bytes(&bytes)?.blobs())
+            .map(|(blob, size)| async move { Ok::<_, Error>((self.push(remote, &blob, size).await?, size)) })
+            .buffer_unordered(BLOBS_AT_ONCE)
+            .try_fold(Moved::default(), |moved, (sent, size)| async move { Ok(moved.with(sent, size)) })
             .await?;
         if let Some(log) = &record.log
-            && let Some(bytes) = self.local.read(&layout::blob(log)).await?
+            && let Some(size) = self.local.size(&layout::blob(log)).await?
         {
-            self.push(remote, log, bytes.len() as u64).await?;
+            moved = moved.with(self.push(remote, log, size).await?, size);
         }
         remote.replace(&tree, bytes).await?;
-        Ok(match remote.put_record(&record).await? {
+        Ok((moved, remote.put_record(record).await?))
+    }
+
+    async fn upload(&self, remote: &Store, key: &StageKey) -> Result<Uploaded> {
+        // Forgotten meanwhile: nothing to do.
+        let Some(record) = self.local.record(key).await? else { return Ok(Uploaded::Done) };
+        Ok(match self.send(remote, &record).await?.1 {
             PutRecord::Created | PutRecord::Same => Uploaded::Done,
             PutRecord::Conflict(theirs) => Uploaded::Conflict(Box::new(record), theirs),
         })
@@ -135,8 +141,10 @@ impl Uploads {
     }
 }
 
-/// How many records are on their way at once, each with up to eight of its blobs.
+/// How many records are on their way at once, each with up to [`BLOBS_AT_ONCE`] of its blobs.
 const AT_ONCE: usize = 8;
+/// How many blobs of one record are on their way at once.
+pub(crate) const BLOBS_AT_ONCE: usize = 8;
 
 async fn work(tiers: Arc<Tiers>, mut queue: UnboundedReceiver<Job>) {
     let Some(remote) = &tiers.remote else { return };

@@ -7,10 +7,11 @@ use futures::{StreamExt, TryStreamExt, stream};
 
 use crate::{
     cache::Cache,
-    digest::{BlobDigest, StageKey},
+    digest::StageKey,
     error::{Error, Result},
     layout,
     records::{PutRecord, Record},
+    tiered::BLOBS_AT_ONCE,
 };
 
 /// What was moved for a record.
@@ -37,19 +38,9 @@ impl Cache {
     /// Uploads the artifact of a local record, then its log, then the record.
     pub async fn push(&self, record: &Record) -> Result<Moved> {
         let Some(remote) = &self.tiers().remote else { return Ok(Moved::default()) };
-        let manifest = self.manifest(&record.artifact).await?.ok_or(Error::NoArtifact { digest: record.artifact })?;
-        let mut moved: Moved = stream::iter(manifest.blobs())
-            .map(|(blob, size)| async move { Ok::<_, Error>((self.tiers().push(remote, &blob, size).await?, size)) })
-            .buffer_unordered(8)
-            .try_fold(Moved::default(), |moved, (sent, size)| async move { Ok(moved.with(sent, size)) })
-            .await?;
-        if let Some((log, size)) = self.local_log(record).await? {
-            moved = moved.with(self.tiers().push(remote, &log, size).await?, size);
-        }
-        remote.replace(&layout::tree(&record.artifact), manifest.to_bytes().into()).await?;
-        moved.conflict = matches!(remote.put_record(record).await?, PutRecord::Conflict(_));
+        let (moved, put) = self.tiers().send(remote, record).await?;
         self.store().remove(&layout::pending(&record.key)).await?;
-        Ok(moved)
+        Ok(Moved { conflict: matches!(put, PutRecord::Conflict(_)), ..moved })
     }
 
     /// Brings the artifact of a record into the local store, then its log. The record itself came with [`Cache::record`].
@@ -61,7 +52,7 @@ impl Cache {
                 self.tiers().fetch(&blob, size).await?;
                 Ok::<_, Error>((!here, size))
             })
-            .buffer_unordered(8)
+            .buffer_unordered(BLOBS_AT_ONCE)
             .try_fold(Moved::default(), |moved, (came, size)| async move { Ok(moved.with(came, size)) })
             .await?;
         if let (Some(log), Some(remote)) = (record.log, &self.tiers().remote)
@@ -73,16 +64,10 @@ impl Cache {
         }
         Ok(moved)
     }
-
-    /// A record's log, where it is in the local store, with its size.
-    async fn local_log(&self, record: &Record) -> Result<Option<(BlobDigest, u64)>> {
-        let Some(log) = record.log else { return Ok(None) };
-        Ok(self.store().size(&layout::blob(&log)).await?.map(|size| (log, size)))
-    }
 }
 
 impl Moved {
-    fn with(self, moved: bool, size: u64) -> Self {
+    pub(crate) fn with(self, moved: bool, size: u64) -> Self {
         if moved {
             Self { blobs: self.blobs + 1, bytes: self.bytes + size, ..self }
         } else {

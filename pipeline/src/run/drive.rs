@@ -350,9 +350,7 @@ impl Driver<'_> {
             }
         }))
     }
-}
 
-impl Driver<'_> {
     /// An input of `at` is damaged: it is made again, but not for ever. Its artifact keeps its name, since a stage that gives
     /// other bytes fails.
     fn make_again(&mut self, at: usize, artifact: ArtifactDigest, why: String) -> Result<Input> {

@@ -112,7 +112,10 @@ pub(super) async fn set_up(cache: &Cache, attempt: &Attempt, work: &WorkDir) -> 
     let look = |(name, artifact, path): (String, ArtifactDigest, PathBuf)| {
         Laid::look(&path).map(|laid| LaidInput { name, artifact, path, laid })
     };
-    Ok((job, all.into_iter().map(look).collect::<Result<_, _>>()?))
+    let laid: Vec<LaidInput> = all.into_iter().map(look).collect::<Result<_, _>>()?;
+    let wait = laid.iter().map(|input| input.laid.settles_in()).max();
+    tokio::time::sleep(wait.unwrap_or_default()).await;
+    Ok((job, laid))
 }
 
 fn lost(artifact: ArtifactDigest, error: flow_cache::Error) -> Error {
