@@ -101,8 +101,10 @@ pub(crate) fn check(
     horizon: Option<Tokens>,
     batch: BatchParams,
     schedule_params: &ScheduleParams,
+    validation: Option<ValidationParams>,
 ) -> Result<(), StageError> {
     batch.check()?;
+    validation.map_or(Ok(()), ValidationParams::check)?;
     if tokens.0 == 0 {
         return Err(StageError::new("`tokens` is 0: there is nothing to train on"));
     }
@@ -137,8 +139,7 @@ impl Kind for Pretrain {
     }
 
     fn check(params: &Params) -> Result<(), StageError> {
-        params.validation.map_or(Ok(()), ValidationParams::check)?;
-        check(params.tokens, params.horizon, params.batch, &params.schedule)
+        check(params.tokens, params.horizon, params.batch, &params.schedule, params.validation)
     }
 
     fn forecast(params: &Params, inputs: &Forecasts) -> Forecast {

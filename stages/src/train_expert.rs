@@ -131,8 +131,7 @@ impl Kind for TrainExpert {
     }
 
     fn check(params: &Params) -> Result<(), StageError> {
-        params.validation.map_or(Ok(()), ValidationParams::check)?;
-        check(params.tokens, params.horizon, params.batch, &params.schedule)?;
+        check(params.tokens, params.horizon, params.batch, &params.schedule, params.validation)?;
         params.row.check()?;
         if !(0.0..1.0).contains(&params.public_share) {
             return Err(StageError::new(format!(

@@ -168,7 +168,7 @@ pub(crate) struct TrainingPlaces {
     pub checkpoint_every: u64,
     /// Checkpoints that are kept.
     pub checkpoints: u64,
-    /// Whether a block's activations are computed again on the way back instead of kept: less memory, about a third more time.
+    /// Whether a block's activations are computed again on the way back instead of kept: less memory, about a quarter more time.
     pub activation_checkpointing: bool,
 }
 
