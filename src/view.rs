@@ -11,3 +11,9 @@ pub mod table;
 pub mod tensorboard;
 pub mod terminal;
 pub mod why;
+
+/// Prints text for people on standard output. A reader that went away wants no more.
+pub fn print(text: &str) {
+    use std::io::Write;
+    let _ = std::io::stdout().lock().write_all(text.as_bytes());
+}

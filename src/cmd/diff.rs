@@ -1,14 +1,9 @@
 //! `flow diff`: what is different between two runs, from the recipe to the figures.
 
-use std::{collections::BTreeMap, io::Write, process::ExitCode};
+use std::{collections::BTreeMap, process::ExitCode};
 
 use flow_cache::Cache;
-use flow_pipeline::{
-    event::state::RunState,
-    key,
-    plan::compare::compare,
-    run::{RunFolder, history},
-};
+use flow_pipeline::{event::state::RunState, key, plan::compare::compare, run::history};
 use serde_json::Value;
 
 use super::planning;
@@ -23,8 +18,7 @@ use crate::{
 
 /// Runs the command.
 pub fn diff(args: &DiffArgs, json: bool) -> Ended {
-    let runs = args.folder.store.join("runs");
-    let [first, second] = [&args.first, &args.second].map(|id| RunFolder::open(&runs, Some(id)));
+    let [first, second] = [&args.first, &args.second].map(|id| planning::run(&args.folder.store, Some(id)));
     let (first, second) = (first?, second?);
     let (was, is) = (first.state()?, second.state()?);
     let stages = compare((&first.plan()?, &history::artifacts(&was)), (&second.plan()?, &history::artifacts(&is)));
@@ -46,8 +40,7 @@ pub fn diff(args: &DiffArgs, json: bool) -> Ended {
     if json {
         view::json::pretty(&differences);
     } else {
-        // A reader that went away wants no more.
-        let _ = write!(std::io::stdout(), "{}", view::diff::text(&differences));
+        view::print(&view::diff::text(&differences));
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -1,6 +1,6 @@
 //! `flow graph`: the graph of stages as text or picture.
 
-use std::{io::Write, process::ExitCode};
+use std::process::ExitCode;
 
 use flow_pipeline::{
     drawing::{DrawNode, Drawing},
@@ -33,8 +33,7 @@ pub fn graph(args: &GraphArgs, json: bool) -> Ended {
         GraphFormat::Mermaid => drawing.mermaid(),
         GraphFormat::Svg => drawing.svg(),
     };
-    // A reader that went away wants no more.
-    let _ = writeln!(std::io::stdout(), "{}", text.trim_end());
+    view::print(&format!("{}\n", text.trim_end()));
     Ok(ExitCode::SUCCESS)
 }
 

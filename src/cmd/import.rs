@@ -3,7 +3,7 @@
 
 use std::{
     fmt::Write as _,
-    io::{self, BufRead, Write as _},
+    io::{self, BufRead},
     path::Path,
     process::ExitCode,
 };
@@ -69,8 +69,7 @@ pub fn failure(trouble: Trouble, doing: &str) -> Failure {
 
 /// Prints a description for people.
 pub fn show(verb: &str, found: &Description) {
-    // A reader that went away wants no more.
-    let _ = write!(io::stdout().lock(), "{}", text(verb, found));
+    view::print(&text(verb, found));
 }
 
 fn text(verb: &str, found: &Description) -> String {

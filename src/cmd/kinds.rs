@@ -1,6 +1,6 @@
 //! `flow kinds`: what stages a recipe can have.
 
-use std::{fmt::Write as _, io::Write as _, process::ExitCode};
+use std::{fmt::Write as _, process::ExitCode};
 
 use flow_pipeline::stage::{Arity, fields};
 use serde_json::json;
@@ -40,7 +40,6 @@ pub fn kinds(as_json: bool) -> ExitCode {
         let names: Vec<String> = fields(&params).into_iter().chain(fields(&places)).collect();
         let _ = writeln!(out, "  with {}\n", names.join(", "));
     }
-    // A reader that went away wants no more.
-    let _ = write!(std::io::stdout(), "{out}");
+    view::print(&out);
     ExitCode::SUCCESS
 }

@@ -26,7 +26,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
 /// Runs the command.
 pub fn logs(args: &LogsArgs, json: bool) -> Ended {
-    let folder = RunFolder::open(&args.folder.store.join("runs"), args.run.as_deref())?;
+    let folder = planning::run(&args.folder.store, args.run.as_deref())?;
     let state = folder.state()?;
     let id = planning::choose(state.order.iter(), &args.stage)?;
     let mut stage = state.stages.get(&id).cloned().unwrap_or_default();
@@ -53,8 +53,10 @@ pub fn logs(args: &LogsArgs, json: bool) -> Ended {
             if run != folder.id() {
                 view::terminal::remark(&format!("{id} was cached; this is what it printed in run {run}"));
             }
-            // A reader that went away wants no more.
-            let _ = write!(std::io::stdout(), "{text}{}", if text.ends_with('\n') { "" } else { "\n" });
+            view::print(text);
+            if !text.ends_with('\n') {
+                view::print("\n");
+            }
         }
     }
     Ok(ExitCode::SUCCESS)

@@ -1,18 +1,15 @@
 //! `flow plan`: what would run, why, and what it would cost; or what would differ from a run.
 
-use std::{io::Write, process::ExitCode};
+use std::process::ExitCode;
 
-use flow_pipeline::{
-    plan::compare::compare,
-    run::{RunFolder, history},
-};
+use flow_pipeline::{plan::compare::compare, run::history};
 
 use super::planning;
 use crate::{cli::PlanArgs, failure::Ended, view};
 
 /// Runs the command.
 pub fn plan(args: &PlanArgs, json: bool) -> Ended {
-    let run = args.diff.as_deref().map(|run| RunFolder::open(&args.store.store.join("runs"), Some(run))).transpose()?;
+    let run = args.diff.as_deref().map(|run| planning::run(&args.store.store, Some(run))).transpose()?;
     let plan = planning::runtime()?.block_on(async {
         let cache = planning::open(&args.store).await?;
         planning::planned(&args.recipe, &args.stages, &cache, &args.device).await
@@ -32,7 +29,6 @@ pub fn plan(args: &PlanArgs, json: bool) -> Ended {
         }
         view::plan::text(&plan)
     };
-    // A reader that went away wants no more.
-    let _ = write!(std::io::stdout(), "{text}");
+    view::print(&text);
     Ok(ExitCode::SUCCESS)
 }

@@ -1,6 +1,6 @@
 //! What `run`, `plan`, `graph` and `report` have in common: recipe, store and plan.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use flow_cache::{Cache, HashMemo, Location, Patience};
 use flow_pipeline::{
@@ -9,6 +9,7 @@ use flow_pipeline::{
     plan::{self, Artifacts, CacheProbe, Plan, Prepared, WrittenPlan, cause},
     recipe::{self, LoadOptions, Recipe},
     registry::Registry,
+    run::RunFolder,
 };
 
 use crate::{
@@ -100,6 +101,16 @@ pub fn open_existing(folder: &Path) -> Result<Cache, Failure> {
         return Err(Failure::usage(message, Some("`flow run RECIPE` makes one; `--store` names another".to_owned())));
     }
     Ok(Cache::open_local(folder)?)
+}
+
+/// The folder of the runs of a store.
+pub fn runs(store: &Path) -> PathBuf {
+    store.join("runs")
+}
+
+/// The run of this id, or the last one.
+pub fn run(store: &Path, id: Option<&str>) -> Result<RunFolder, Failure> {
+    Ok(RunFolder::open(&runs(store), id)?)
 }
 
 /// The one stage of these that a person names.

@@ -43,7 +43,7 @@ async fn run_recipe(recipe: &Recipe, args: &RunArgs, json: bool) -> Ended {
     if !blocked.is_empty() {
         return Err(Error::Sources(blocked).into());
     }
-    let folder = RunFolder::create(&cache.root().join("runs"))?;
+    let folder = RunFolder::create(&planning::runs(cache.root()))?;
     let written = planning::explained(&plan, &cache).await?;
     folder.freeze(&recipe::resolved_json(recipe), &written)?;
     let options = RunOptions {

@@ -1,12 +1,12 @@
 //! `flow why`: all that a stage's result depends on, where it is, how it was made, and why it would run.
 
-use std::{io::Write, process::ExitCode};
+use std::process::ExitCode;
 
 use flow_cache::Cache;
 use flow_pipeline::{
     names::StageId,
     plan::{Artifacts, WrittenPlan},
-    run::{RunFolder, history},
+    run::history,
 };
 
 use super::planning;
@@ -25,8 +25,7 @@ pub fn why(args: &WhyArgs, json: bool) -> Ended {
     if json {
         view::json::pretty(&known);
     } else {
-        // A reader that went away wants no more.
-        let _ = write!(std::io::stdout(), "{}", view::why::text(&known));
+        view::print(&view::why::text(&known));
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -40,7 +39,7 @@ async fn find(args: &WhyArgs) -> Result<Known, Failure> {
         let artifacts = plan.artifacts();
         return look(&cache, &plan, &artifacts, &id, None).await;
     }
-    let folder = RunFolder::open(&args.store.store.join("runs"), args.run.as_deref())?;
+    let folder = planning::run(&args.store.store, args.run.as_deref())?;
     let state = folder.state()?;
     let id = planning::choose(state.order.iter(), &name)?;
     let cache = planning::open(&args.store).await?;

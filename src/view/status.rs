@@ -64,22 +64,28 @@ pub fn text(state: &RunState, standing: Standing, now: &str) -> String {
     out
 }
 
-/// How many stages stand where.
+/// How many stages stand where, and how long the run took.
 pub fn summary(state: &RunState) -> String {
-    let words = [
-        (Phase::Running, "running"),
-        (Phase::Waiting, "waiting"),
-        (Phase::Finished, "finished"),
-        (Phase::Cached, "cached"),
-        (Phase::Failed, "failed"),
-        (Phase::Stopped, "stopped"),
-        (Phase::Skipped, "not reached"),
-        (Phase::Pending, "not begun"),
-    ];
-    let counted = words.iter().map(|(phase, word)| (state.count(*phase), word)).filter(|(count, _)| *count > 0);
-    let parts: Vec<String> = counted.map(|(count, word)| format!("{count} {word}")).collect();
+    let under_way = [(Phase::Running, "running"), (Phase::Waiting, "waiting")];
+    let parts: Vec<String> = counts(state, &under_way).chain(counts(state, &ENDED)).collect();
     let time = state.seconds.map(|seconds| format!(" in {}", duration(seconds))).unwrap_or_default();
     format!("{}{time}", parts.join(", "))
+}
+
+/// Where the stages of a run stand that has ended.
+pub const ENDED: [(Phase, &str); 6] = [
+    (Phase::Finished, "finished"),
+    (Phase::Cached, "cached"),
+    (Phase::Failed, "failed"),
+    (Phase::Stopped, "stopped"),
+    (Phase::Skipped, "not reached"),
+    (Phase::Pending, "not begun"),
+];
+
+/// How many stages are in each of these phases, but for those that none is in.
+pub fn counts<'a>(state: &'a RunState, words: &'a [(Phase, &str)]) -> impl Iterator<Item = String> + 'a {
+    let counted = words.iter().map(|(phase, word)| (state.count(*phase), word)).filter(|(count, _)| *count > 0);
+    counted.map(|(count, word)| format!("{count} {word}"))
 }
 
 /// Whatever ran when its run was cut off runs no more.

@@ -15,7 +15,10 @@ use flow_pipeline::{
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use serde_json::Value;
 
-use super::numbers::{bytes, duration};
+use super::{
+    numbers::{bytes, duration},
+    status::{ENDED, counts},
+};
 
 /// Prints a run as it goes.
 pub struct Terminal {
@@ -134,20 +137,7 @@ impl Terminal {
         for (_, bar) in std::mem::take(&mut self.running) {
             bar.finish_and_clear();
         }
-        let mut parts = Vec::new();
-        for (phase, word) in [
-            (Phase::Finished, "finished"),
-            (Phase::Cached, "cached"),
-            (Phase::Failed, "failed"),
-            (Phase::Stopped, "stopped"),
-            (Phase::Skipped, "not reached"),
-            (Phase::Pending, "not begun"),
-        ] {
-            let count = state.count(phase);
-            if count > 0 {
-                parts.push(format!("{count} {word}"));
-            }
-        }
+        let parts: Vec<String> = counts(state, &ENDED).collect();
         let skipped: Vec<&StageId> =
             state.order.iter().filter(|id| state.stages.get(id).is_some_and(|s| s.phase == Phase::Skipped)).collect();
         if !skipped.is_empty() {

@@ -1,8 +1,8 @@
 //! `flow cache gc`: what nothing needs any more.
 
-use std::{collections::BTreeSet, io::Write, process::ExitCode, time::SystemTime};
+use std::{collections::BTreeSet, process::ExitCode, time::SystemTime};
 
-use flow_cache::{Cache, Keep, Record, StageKey};
+use flow_cache::{Cache, Keep, StageKey};
 use flow_pipeline::{
     plan::{Artifacts, WrittenPlan, WrittenStage},
     run::{RunFolder, Standing, folder},
@@ -31,7 +31,8 @@ pub async fn gc(args: &GcArgs, json: bool) -> Ended {
     let kept = Kept { runs, recipe, pins: cache.pins().await?.len() };
     let keep = Keep { grace: args.grace.as_std(), ..Keep::keys(keys, SystemTime::now()) };
     let plan = cache.plan_gc(&keep).await?;
-    let hollowed = records(&cache, &plan.hollowed).await?;
+    let mut hollowed = cache.records_of(&plan.hollowed).await?;
+    hollowed.sort_by(|a, b| (&a.stage, a.key).cmp(&(&b.stage, b.key)));
     let done = if args.yes { Some(cache.apply_gc(&plan).await?) } else { None };
     if json {
         let stages: Vec<_> = hollowed
@@ -49,8 +50,7 @@ pub async fn gc(args: &GcArgs, json: bool) -> Ended {
             "freed": done.map(|done| json!({ "artifacts": done.artifacts, "blobs": done.blobs, "bytes": done.bytes })),
         }));
     } else {
-        // A reader that went away wants no more.
-        let _ = write!(std::io::stdout(), "{}", view::cache::collection(&plan, &hollowed, &kept, done.as_ref()));
+        view::print(&view::cache::collection(&plan, &hollowed, &kept, done.as_ref()));
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -72,7 +72,7 @@ async fn reached(plan: &WrittenPlan, cache: &Cache) -> Result<BTreeSet<StageKey>
 
 /// The keys that the last runs reach, and all runs that go on, and how many runs these are.
 fn of_runs(args: &GcArgs) -> Result<(BTreeSet<StageKey>, usize), Failure> {
-    let runs = args.folder.store.join("runs");
+    let runs = planning::runs(&args.folder.store);
     let (mut keys, mut count) = (BTreeSet::new(), 0);
     for (nth, id) in folder::list(&runs)?.iter().rev().enumerate() {
         let folder = RunFolder::open(&runs, Some(id))?;
@@ -91,13 +91,4 @@ fn of_runs(args: &GcArgs) -> Result<(BTreeSet<StageKey>, usize), Failure> {
         }
     }
     Ok((keys, count))
-}
-
-async fn records(cache: &Cache, keys: &BTreeSet<StageKey>) -> Result<Vec<Record>, Failure> {
-    let mut records = Vec::new();
-    for key in keys {
-        records.extend(cache.record(key).await?);
-    }
-    records.sort_by(|a, b| (&a.stage, a.key).cmp(&(&b.stage, b.key)));
-    Ok(records)
 }

@@ -1,17 +1,12 @@
 //! `flow cache ls`, `du` and `verify`: what there is.
 
-use std::{collections::BTreeMap, io::Write, path::Path, process::ExitCode};
+use std::{collections::BTreeMap, path::Path, process::ExitCode};
 
 use flow_cache::{Cache, Pin, Record, StageKey, VerifyReport};
 use serde_json::{Value, json};
 
 use super::super::planning;
 use crate::{failure::Ended, view};
-
-/// Prints text for people; a reader that went away wants no more.
-fn print(text: &str) {
-    let _ = write!(std::io::stdout(), "{text}");
-}
 
 /// Lists the records, newest first.
 pub async fn ls(store: &Path, filter: Option<&str>, json: bool) -> Ended {
@@ -41,7 +36,7 @@ pub async fn ls(store: &Path, filter: Option<&str>, json: bool) -> Ended {
         };
         view::terminal::remark(&message);
     } else {
-        print(&view::cache::records(&rows));
+        view::print(&view::cache::records(&rows));
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -65,7 +60,7 @@ pub async fn du(store: &Path, json: bool) -> Ended {
             "quarantine_bytes": usage.quarantine_bytes,
         }));
     } else {
-        print(&view::cache::usage(&usage, &kinds));
+        view::print(&view::cache::usage(&usage, &kinds));
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -84,18 +79,13 @@ pub async fn verify(store: &Path, json: bool) -> Ended {
             "quarantine": cache.quarantine(),
         }));
     } else {
-        print(&view::cache::verified(&report, &damaged, &cache.quarantine()));
+        view::print(&view::cache::verified(&report, &damaged, &cache.quarantine()));
     }
     Ok(if report.is_sound() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// The names of the stages whose artifacts lost bytes.
 async fn stages(cache: &Cache, report: &VerifyReport) -> Result<BTreeMap<StageKey, String>, flow_cache::Error> {
-    let mut names = BTreeMap::new();
-    for key in &report.damaged {
-        if let Some(record) = cache.record(key).await? {
-            names.insert(*key, record.stage);
-        }
-    }
-    Ok(names)
+    let records = cache.records_of(&report.damaged).await?;
+    Ok(records.into_iter().map(|record| (record.key, record.stage)).collect())
 }

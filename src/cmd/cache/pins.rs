@@ -51,7 +51,7 @@ async fn find(cache: &Cache, store: &Path, target: &str, run: Option<&str>) -> R
             }
         }
     }
-    let folder = match RunFolder::open(&store.join("runs"), run) {
+    let folder = match RunFolder::open(&planning::runs(store), run) {
         Err(Error::NoRuns { .. }) if hex => return Err(none(target)),
         opened => opened?,
     };

@@ -20,7 +20,7 @@ use crate::{
 pub async fn push(args: &TransferArgs, json: bool) -> Ended {
     let cache = open(args).await?;
     let records = match of_recipe(args, &cache).await? {
-        Some(keys) => fetch(&cache, &keys).await?,
+        Some(keys) => cache.records_of(&keys).await?,
         None => cache.local_records().await?,
     };
     let mut sum = Sum::new("Pushed", json);
@@ -43,7 +43,7 @@ pub async fn pull(args: &TransferArgs, json: bool) -> Ended {
         None => cache.remote_keys().await?.into_iter().collect(),
     };
     let mut sum = Sum::new("Pulled", json);
-    for record in &fetch(&cache, &keys).await? {
+    for record in &cache.records_of(&keys).await? {
         sum.add(record, cache.pull(record).await);
     }
     Ok(sum.end(&cache))
@@ -68,14 +68,6 @@ async fn of_recipe(args: &TransferArgs, cache: &Cache) -> Result<Option<Vec<Stag
         view::terminal::remark(&format!("{left} of the {} stages are in neither store", plan.stages.len()));
     }
     Ok(Some(keys))
-}
-
-async fn fetch(cache: &Cache, keys: &[StageKey]) -> Result<Vec<Record>, Failure> {
-    let mut records = Vec::new();
-    for key in keys {
-        records.extend(cache.record(key).await?);
-    }
-    Ok(records)
 }
 
 /// What all came to.
