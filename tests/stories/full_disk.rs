@@ -14,9 +14,16 @@ struct Disk<'a> {
 }
 
 impl<'a> Disk<'a> {
-    fn mount(at: &'a Path, kib: u32) -> Result<Self, String> {
+    /// Nothing where none can be mounted, which is said.
+    fn mount_or_say(at: &'a Path, kib: u32) -> Option<Self> {
         std::fs::create_dir_all(at).unwrap();
-        mount(&format!("size={kib}k"), at).map(|()| Self { at })
+        match mount(&format!("size={kib}k"), at) {
+            Ok(()) => Some(Self { at }),
+            Err(reason) => {
+                println!("skipped: no file system can be mounted here ({reason})");
+                None
+            }
+        }
     }
 
     fn seal(&self) {
@@ -48,13 +55,7 @@ impl Drop for Disk<'_> {
 fn with_more_room_the_same_command_goes_on() {
     let environment = TestEnvironment::fresh();
     let store = environment.path("store");
-    let disk = match Disk::mount(&store, 64) {
-        Ok(disk) => disk,
-        Err(reason) => {
-            println!("skipped: no file system can be mounted here ({reason})");
-            return;
-        }
-    };
+    let Some(disk) = Disk::mount_or_say(&store, 64) else { return };
     let (mut failures, mut summaries, mut complaints) = (0, 0, Vec::new());
     // It runs full in other places each time: at the corpora, the tokens, the weights, the merged model.
     for kib in [64, 192, 256, 384, 512, 768, 1536, 2560, 3328, 4096] {
@@ -94,13 +95,7 @@ fn with_more_room_the_same_command_goes_on() {
 fn a_store_that_cannot_be_written_to_is_told_and_nothing_begins() {
     let environment = TestEnvironment::fresh();
     let store = environment.path("store");
-    let disk = match Disk::mount(&store, 64) {
-        Ok(disk) => disk,
-        Err(reason) => {
-            println!("skipped: no file system can be mounted here ({reason})");
-            return;
-        }
-    };
+    let Some(disk) = Disk::mount_or_say(&store, 64) else { return };
     disk.seal();
     let ended = environment.flow(&["run", "recipe.yaml", "--store", "store"]).with_code(1);
     assert!(ended.stderr.contains("Read-only file system") && ended.stderr.contains("`--store`"), "{}", ended.stderr);
