@@ -21,6 +21,7 @@ use crate::{
     staged::Staged,
     store::Store,
     tiered::Tiers,
+    trees::FEW,
 };
 
 /// A file that is to become a blob.
@@ -75,9 +76,8 @@ impl Store {
 }
 
 impl Tiers {
-    /// Publishes those of `files` that are not in the local store yet: all are staged, then renamed, and then made durable
-    /// together. On an error nothing half-written is visible; blobs that were renamed before it do no harm: who names them
-    /// syncs them first.
+    /// Publishes those of `files` that are not in the local store yet: all are staged, and then renamed. On an error nothing
+    /// half-written is visible; blobs that were renamed before it do no harm. What makes them durable is in `durable.rs`.
     pub(crate) fn publish(&self, files: &BTreeMap<BlobDigest, Candidate>, share: Share) -> Result<()> {
         let missing: Vec<(&BlobDigest, &Candidate)> = files
             .iter()
@@ -91,6 +91,7 @@ impl Tiers {
         let linker = Linker::new();
         let staged: Vec<(&BlobDigest, Staged)> = missing
             .par_iter()
+            .with_min_len(FEW)
             .map(|(digest, file)| {
                 let stage = || -> io::Result<Staged> {
                     self.local.step("stage a blob")?;
@@ -119,7 +120,7 @@ impl Tiers {
         // Also what was there already: another process may have published it a moment ago.
         let all: Vec<PathBuf> = files.keys().map(|digest| self.local.blob_file(digest)).collect::<Result<_>>()?;
         self.batch.add(all);
-        self.batch.sync().map_err(during(|| "make new blobs durable"))
+        Ok(())
     }
 
     /// Publishes one blob of which the bytes come from `write`, which must write exactly `size` bytes of `digest`.

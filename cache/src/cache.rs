@@ -20,7 +20,7 @@ use crate::{
     layout::{self, Local},
     location::Location,
     patient::{Patience, Patient},
-    store::Store,
+    store::{Folder, Store},
     tiered::{Tiers, Uploads},
 };
 
@@ -79,7 +79,7 @@ impl Cache {
     pub fn open_faulty(root: &Path, faults: &Arc<crate::faults::Faults>) -> Result<Self> {
         let (local, store) = open_folder(root, Some(&|objects| faults.over(objects)))?;
         let hook = Arc::clone(faults);
-        Ok(Self::assemble(local, store.with_hook(Arc::new(move |what| hook.step(what))), None))
+        Ok(Self::assemble(local, store.with_hook(hook), None))
     }
 
     fn assemble(local: Local, store: Store, remote: Option<Store>) -> Self {
@@ -160,7 +160,8 @@ fn open_folder(root: &Path, wrap: Option<Wrap<'_>>) -> Result<(Local, Store)> {
         .with_fsync(false);
     let objects: Arc<dyn ObjectStore> = Arc::new(objects);
     let objects = wrap.map_or_else(|| Arc::clone(&objects), |wrap| wrap(Arc::clone(&objects)));
-    let store = Store::new(objects, root.display().to_string(), Some(root));
+    let folder = Folder { tmp: local.tmp(), root };
+    let store = Store::new(objects, folder.root.display().to_string(), Some(folder));
     durable::recover(&local, &store)?;
     Ok((local, store))
 }
@@ -182,12 +183,40 @@ async fn probed(local: &Store, remote: Store) -> Result<Store> {
     Ok(remote.with_conditional(false))
 }
 
-/// Runs work that blocks off the async threads; in place where there is no runtime.
+/// Polls `future` so that what it does with files it does right there, and not on other threads: for a task that has a
+/// thread of its own, as `spawn_blocking` gives it.
+pub async fn in_place<F: Future>(future: F) -> F::Output {
+    let mut future = std::pin::pin!(future);
+    std::future::poll_fn(|context| {
+        let _back = Back(MAY_BLOCK.replace(true));
+        future.as_mut().poll(context)
+    })
+    .await
+}
+
+/// Sets the mark of the thread back, also when a poll panics.
+struct Back(bool);
+
+impl Drop for Back {
+    fn drop(&mut self) {
+        MAY_BLOCK.set(self.0);
+    }
+}
+
+thread_local! {
+    /// Whether work that blocks is done on this thread.
+    static MAY_BLOCK: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
+}
+
+/// Runs work that blocks off the async threads; in place where there is no runtime, or the thread is there for it.
 pub(crate) async fn blocking<T, F>(work: F) -> Result<T>
 where
     T: Send + 'static,
     F: FnOnce() -> Result<T> + Send + 'static,
 {
+    if MAY_BLOCK.get() {
+        return work();
+    }
     match tokio::runtime::Handle::try_current() {
         Ok(runtime) => runtime.spawn_blocking(work).await.map_err(|source| Error::Task { source })?,
         Err(_) => work(),

@@ -78,8 +78,9 @@ pub(crate) fn lease(key: &StageKey, attempt: u64) -> ObjectPath {
     at(&format!("leases/{key}/{attempt:012}.json"))
 }
 
-pub(crate) fn attempt(lease: &ObjectPath) -> Option<u64> {
-    lease.filename()?.strip_suffix(".json")?.parse().ok()
+/// The number in the name of a lease.
+pub(crate) fn attempt(name: &str) -> Option<u64> {
+    name.strip_suffix(".json")?.parse().ok()
 }
 
 pub(crate) fn pending_all() -> ObjectPath {
@@ -239,6 +240,6 @@ mod tests {
         assert_eq!(id::<BlobDigest>(&blob(&BlobDigest::of(b"b"))), Some(BlobDigest::of(b"b")));
         assert_eq!(Path::new(blob(&BlobDigest::of(b"b")).as_ref()), blob_file(Path::new(""), &BlobDigest::of(b"b")));
         assert_eq!(id::<StageKey>(&at("records/ab/ab.json#1")), None);
-        assert_eq!(attempt(&lease(&key, 42)), Some(42));
+        assert_eq!(lease(&key, 42).filename().and_then(attempt), Some(42));
     }
 }

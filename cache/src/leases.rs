@@ -147,8 +147,8 @@ impl Cache {
 
     /// The numbers of the attempts that have a file, ascending.
     async fn attempts(&self, key: &StageKey) -> Result<Vec<u64>> {
-        let found = self.shared().list(&layout::leases(key)).await?;
-        let mut found: Vec<u64> = found.iter().filter_map(|meta| layout::attempt(&meta.location)).collect();
+        let found = self.shared().names(&layout::leases(key)).await?;
+        let mut found: Vec<u64> = found.iter().filter_map(|name| layout::attempt(name)).collect();
         found.sort_unstable();
         Ok(found)
     }

@@ -20,6 +20,7 @@ mod digest;
 mod location;
 mod manifest;
 
+mod folder;
 mod layout;
 mod staged;
 mod store;
@@ -56,7 +57,7 @@ pub mod suite;
 #[cfg(test)]
 mod tests;
 
-pub use cache::Cache;
+pub use cache::{Cache, in_place};
 pub use digest::{ArtifactDigest, BlobDigest, StageKey};
 pub use error::{Error, Result};
 pub use gc::{GcDone, GcPlan, Keep};

@@ -20,6 +20,9 @@ use crate::{
 /// refused at the end.
 pub const RECORD_FORMAT: u32 = 1;
 
+/// Seconds. A stage that took less is not waited for by the disk: see `durable.rs`.
+const MOMENT: f64 = 1.0;
+
 /// How an artifact was made.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Record {
@@ -191,11 +194,19 @@ impl Cache {
     /// background; a rival that got there first meanwhile shows in [`Cache::flush`].
     pub async fn put_record(&self, record: &Record) -> Result<PutRecord> {
         record.to_bytes()?;
-        self.settle().await?;
+        self.settle_for(record).await?;
         self.put_record_of_settled(record).await
     }
 
-    /// What the record names is on the disk before it is seen: blobs, manifest, log.
+    /// What the record names is on the disk before it is seen: blobs, manifest, log. Not so for work of a moment, which a
+    /// sync would cost more than it is worth: that is synced with its record a little later.
+    async fn settle_for(&self, record: &Record) -> Result<()> {
+        if record.seconds >= MOMENT {
+            return self.settle().await;
+        }
+        self.tiers().batch.begin().map_err(during(|| "mark what is being recorded"))
+    }
+
     async fn settle(&self) -> Result<()> {
         let tiers = self.tiers().clone();
         let sync = move || tiers.batch.begin().and_then(|()| tiers.batch.sync());
@@ -239,7 +250,7 @@ impl Cache {
     /// [`Cache::put_record`] for the holder of `lease`, which must still be the holder.
     pub async fn put_record_under(&self, record: &Record, lease: &Lease) -> Result<PutRecord> {
         record.to_bytes()?;
-        self.settle().await?;
+        self.settle_for(record).await?;
         // After the sync, which takes its time.
         if !self.still_holds(lease).await? {
             return Err(Error::LeaseLost { key: lease.key, attempt: lease.attempt });

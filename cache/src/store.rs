@@ -1,7 +1,7 @@
 //! The few operations that the rest of the crate needs of a store, over `object_store`: the one code path for a folder,
 //! S3, GCS and Azure.
 //!
-//! A folder has one shortcut: its files can be reached by path, so that blobs are linked instead of copied.
+//! The local store has shortcuts: its blobs are linked instead of copied, and its small files written by plain calls.
 
 use std::{
     io,
@@ -19,12 +19,17 @@ use crate::{
     cache::{absent, blocking},
     digest::BlobDigest,
     error::{Error, Result, during},
-    failpoint, layout,
+    failpoint, folder, layout,
     staged::nonce,
 };
 
-/// Asked before each step of the plain-file path, so that tests can make a step fail.
-pub(crate) type Hook = Arc<dyn Fn(&str) -> io::Result<()> + Send + Sync>;
+/// Stands around each step of the plain-file path, so that tests can make a step fail.
+pub(crate) trait Hook: Send + Sync {
+    /// Before a step.
+    fn before(&self, what: &str) -> io::Result<()>;
+    /// After one that writes a small file.
+    fn after(&self, what: &str) -> io::Result<()>;
+}
 
 /// Above this, a blob goes up in parts.
 const PART: usize = 8 << 20;
@@ -34,10 +39,18 @@ pub(crate) struct Store {
     objects: Arc<dyn ObjectStore>,
     /// As a person would write it.
     name: String,
-    folder: Option<PathBuf>,
+    folder: Option<Folder>,
     /// Does put-if-absent hold? Otherwise [`create`](Self::create) looks before it writes, which a race can fool.
     conditional: bool,
-    hook: Option<Hook>,
+    hook: Option<Arc<dyn Hook>>,
+}
+
+/// Where the files of a local store lie.
+#[derive(Clone)]
+pub(crate) struct Folder {
+    pub(crate) root: PathBuf,
+    /// Where they are staged.
+    pub(crate) tmp: PathBuf,
 }
 
 impl std::fmt::Debug for Store {
@@ -48,12 +61,12 @@ impl std::fmt::Debug for Store {
 
 impl Store {
     /// A store of which put-if-absent is trusted.
-    pub(crate) fn new(objects: Arc<dyn ObjectStore>, name: String, folder: Option<PathBuf>) -> Self {
+    pub(crate) fn new(objects: Arc<dyn ObjectStore>, name: String, folder: Option<Folder>) -> Self {
         Self { objects, name, folder, conditional: true, hook: None }
     }
 
     #[cfg(any(test, feature = "suite"))]
-    pub(crate) fn with_hook(self, hook: Hook) -> Self {
+    pub(crate) fn with_hook(self, hook: Arc<dyn Hook>) -> Self {
         Self { hook: Some(hook), ..self }
     }
 
@@ -76,17 +89,36 @@ impl Store {
 
     /// The file of an object, where the store is a folder.
     pub(crate) fn file(&self, path: &ObjectPath) -> Option<PathBuf> {
-        self.folder.as_ref().map(|folder| folder.join(path.as_ref()))
+        self.folder.as_ref().map(|folder| folder.root.join(path.as_ref()))
+    }
+
+    /// The file of an object and where it is staged, where the store is a folder.
+    fn staged(&self, path: &ObjectPath) -> Option<(PathBuf, PathBuf)> {
+        self.file(path).zip(self.folder.as_ref().map(|folder| folder.tmp.clone()))
     }
 
     /// The file of a blob, where the store is a folder.
     pub(crate) fn blob(&self, digest: &BlobDigest) -> Option<PathBuf> {
-        self.folder.as_ref().map(|folder| layout::blob_file(folder, digest))
+        self.folder.as_ref().map(|folder| layout::blob_file(&folder.root, digest))
     }
 
     /// Called before a step that does not go through `object_store`.
     pub(crate) fn step(&self, what: &str) -> io::Result<()> {
-        self.hook.as_ref().map_or(Ok(()), |hook| hook(what))
+        self.hook.as_ref().map_or(Ok(()), |hook| hook.before(what))
+    }
+
+    /// Does `work` on a file of the local store: a plain call, and not on an async thread.
+    async fn plainly<T: Send + 'static>(
+        &self,
+        what: &'static str,
+        path: &ObjectPath,
+        work: impl FnOnce() -> io::Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let explain = || during(|| format!("{what} {path}"));
+        self.step(what).map_err(explain())?;
+        let done = blocking(|| Ok(work())).await?.map_err(explain())?;
+        self.hook.as_ref().map_or(Ok(()), |hook| hook.after(what)).map_err(explain())?;
+        Ok(done)
     }
 
     fn explain(&self, what: &str, path: &ObjectPath) -> impl FnOnce(ObjectError) -> Error {
@@ -96,6 +128,9 @@ impl Store {
 
     /// The size of an object, if it is there.
     pub(crate) async fn size(&self, path: &ObjectPath) -> Result<Option<u64>> {
+        if let Some(file) = self.file(path) {
+            return self.plainly("look for", path, move || folder::size(&file)).await;
+        }
         match self.objects.head(path).await {
             Ok(meta) => Ok(Some(meta.size)),
             Err(ObjectError::NotFound { .. }) => Ok(None),
@@ -106,10 +141,7 @@ impl Store {
     /// All of an object, if it is there.
     pub(crate) async fn read(&self, path: &ObjectPath) -> Result<Option<Bytes>> {
         if let Some(file) = self.file(path) {
-            // One hop to a blocking thread instead of `object_store`'s two: plans read a record and a manifest a stage.
-            self.step("read").map_err(during(|| format!("read {path}")))?;
-            let read = blocking(|| absent(fs_err::read(file)).map_err(during(|| "read from the store")));
-            return Ok(read.await?.map(Bytes::from));
+            return Ok(self.plainly("read", path, || absent(fs_err::read(file))).await?.map(Bytes::from));
         }
         match self.objects.get(path).await {
             Ok(found) => found.bytes().await.map(Some).map_err(self.explain("read", path)),
@@ -136,6 +168,10 @@ impl Store {
     /// Writes an object atomically, replacing what may be there.
     pub(crate) async fn replace(&self, path: &ObjectPath, bytes: Bytes) -> Result<()> {
         place(path, "write")?;
+        if let Some((file, tmp)) = self.staged(path) {
+            self.plainly("write", path, move || folder::replace(&tmp, &file, &bytes)).await?;
+            return place(path, "written");
+        }
         self.objects.put(path, bytes.into()).await.map(drop).map_err(self.explain("write", path))?;
         place(path, "written")
     }
@@ -150,6 +186,10 @@ impl Store {
             return Ok(self.read(path).await? == Some(bytes));
         }
         place(path, "create")?;
+        if let Some((file, tmp)) = self.staged(path) {
+            let created = self.plainly("create", path, move || folder::create(&tmp, &file, &bytes)).await?;
+            return if created { place(path, "created").map(|()| true) } else { Ok(false) };
+        }
         match self.objects.put_opts(path, bytes.into(), PutMode::Create.into()).await {
             Ok(_) => place(path, "created").map(|()| true),
             Err(ObjectError::AlreadyExists { .. } | ObjectError::Precondition { .. }) => Ok(false),
@@ -194,10 +234,21 @@ impl Store {
         Ok(found)
     }
 
+    /// The names right below `prefix`, in no order.
+    pub(crate) async fn names(&self, prefix: &ObjectPath) -> Result<Vec<String>> {
+        if let Some(file) = self.file(prefix) {
+            return self.plainly("list", prefix, move || folder::names(&file)).await;
+        }
+        Ok(self.list(prefix).await?.iter().filter_map(|meta| meta.location.filename().map(str::to_owned)).collect())
+    }
+
     /// Removes an object; `false` means that there was none.
     pub(crate) async fn remove(&self, path: &ObjectPath) -> Result<bool> {
-        // S3 does not tell whether there was one.
         place(path, "remove")?;
+        if let Some(file) = self.file(path) {
+            return self.plainly("remove", path, move || folder::remove(&file)).await;
+        }
+        // S3 does not tell whether there was one.
         let was_there = self.size(path).await?.is_some();
         match self.objects.delete(path).await {
             Ok(()) | Err(ObjectError::NotFound { .. }) => Ok(was_there),

@@ -31,6 +31,9 @@ pub struct Published {
     pub manifest: Manifest,
 }
 
+/// So many files are no work for another thread, unless they are large: then each is hashed on all cores.
+pub(crate) const FEW: usize = 16;
+
 /// Hashes every file below `dir`, on all cores. Symbolic links and what is neither file nor folder are refused: an
 /// artifact must mean the same on another machine. Empty folders and modes are ignored.
 pub fn hash_folder(dir: &Path) -> Result<Manifest> {
@@ -47,6 +50,7 @@ fn hash_files(dir: &Path, memo: Option<&HashMemo>) -> Result<(Manifest, BTreeMap
     walk(dir, "", &mut files)?;
     let hashed: Vec<(RelPath, Entry, Candidate)> = files
         .into_par_iter()
+        .with_min_len(FEW)
         .map(|(rel, path)| {
             let before = fs_err::metadata(&path).map_err(during(|| "hash a file"))?;
             let size = before.len();
@@ -104,8 +108,7 @@ pub(crate) fn hash_file(path: &Path, size: u64) -> io::Result<BlobDigest> {
 }
 
 impl Cache {
-    /// Publishes the files of `dir` as an artifact: blobs first, durable and each atomically, then the manifest, which is
-    /// durable before a record names it.
+    /// Publishes the files of `dir` as an artifact: blobs first, each atomically, then the manifest.
     ///
     /// A folder inside the store (a [`WorkDir`](crate::WorkDir)) belongs to the store: where the disk cannot clone, its files
     /// are hard-linked and become read-only. From any other folder they are cloned or copied, and stay as they are.
@@ -224,7 +227,7 @@ impl Cache {
                 let found = absent(hash_file(&file, *size)).map_err(during(|| "read a blob"))?;
                 Ok((found != Some(*blob)).then_some(*blob))
             };
-            let read: Vec<Option<BlobDigest>> = blobs.par_iter().map(read).collect::<Result<_>>()?;
+            let read: Vec<Option<BlobDigest>> = blobs.par_iter().with_min_len(FEW).map(read).collect::<Result<_>>()?;
             Ok(read.into_iter().flatten().collect())
         })
         .await?;

@@ -8,6 +8,7 @@ use std::{
 
 use flow_cache::{Acquired, ArtifactDigest, Cache, Holder, Lease, StageKey};
 use tokio::{
+    runtime::Handle,
     sync::{mpsc, watch},
     task::JoinSet,
 };
@@ -216,9 +217,15 @@ impl Driver<'_> {
                     self.tell(Event::StageFailed { stage: self.id(at), error, log_tail: Vec::new() })?;
                     return Ok(Some(Input::Failed(at)));
                 };
-                let (cache, recheck) = (self.cache.clone(), self.options.recheck.contains(&stage.id));
+                // Nor what it missed: the lease tells whether another run has made it meanwhile.
+                let is_missing = matches!(self.plan.verdicts[at], Verdict::Run { key: Some(_), .. });
+                if is_missing || self.options.recheck.contains(&stage.id) {
+                    self.ready.insert(at, parts);
+                    return Ok(Some(Input::Miss(at)));
+                }
+                let cache = self.cache.clone();
                 self.tasks.spawn(async move {
-                    let found = if recheck { Ok(None) } else { cache.hit_artifact(&parts.key()).await };
+                    let found = cache.hit_artifact(&parts.key()).await;
                     Answer::Probed(at, parts, found.map_err(Error::from))
                 });
             }
@@ -244,7 +251,7 @@ impl Driver<'_> {
         let (cache, holder, id) = (self.cache.clone(), self.holder.clone(), self.id(at));
         let recipe = self.plan.prepared.recipe.clone();
         let recheck = self.options.recheck.contains(&id);
-        self.tasks.spawn(async move {
+        self.on_a_thread(async move {
             let claimed = claim(&cache, &holder, &recipe, &id, &parts, recheck).await;
             Answer::Claimed(at, parts, claimed)
         });
@@ -279,7 +286,7 @@ impl Driver<'_> {
         };
         let (cache, executor) = (self.cache.clone(), Arc::clone(&self.executor));
         let (stop, reports) = (self.stop.subscribe(), self.reports.clone());
-        self.tasks.spawn(async move {
+        self.on_a_thread(async move {
             let mut say = move |report| {
                 // The driver outlives its tasks; a report that nobody hears is no loss.
                 let _ = reports.send((at, report));
@@ -287,6 +294,12 @@ impl Driver<'_> {
             Answer::Ended(at, attempt(cache, executor, work, stop, &mut say).await, lease)
         });
         Ok(())
+    }
+
+    /// A task that mostly works on files: on a thread of its own, and not handed to another one for each of them.
+    fn on_a_thread(&mut self, work: impl Future<Output = Answer> + Send + 'static) {
+        let runtime = Handle::current();
+        self.tasks.spawn_blocking(move || runtime.block_on(flow_cache::in_place(work)));
     }
 
     fn cached(&mut self, at: usize, key: StageKey, artifact: ArtifactDigest) -> Result<Input> {
