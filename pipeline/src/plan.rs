@@ -10,7 +10,7 @@ pub mod probe;
 pub mod reason;
 pub mod written;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use flow_cache::{ArtifactDigest, StageKey};
 use serde::{Deserialize, Serialize};
@@ -117,6 +117,8 @@ pub enum Verdict {
         key: Option<StageKey>,
         /// Why.
         reason: Reason,
+        /// The artifact on record, which it will give again: what takes it has a key.
+        artifact: Option<ArtifactDigest>,
     },
     /// It cannot run, since a source is not there.
     Blocked {
@@ -134,6 +136,8 @@ pub struct Plan {
     pub verdicts: Vec<Verdict>,
     /// The numerics of the device that was asked for.
     pub numerics: Numerics,
+    /// Those of the cached stages of which only the record is there: bytes are gone, and nothing needs them.
+    pub hollow: BTreeSet<usize>,
 }
 
 impl Plan {
@@ -145,6 +149,14 @@ impl Plan {
     /// The graph over them.
     pub fn graph(&self) -> &Graph {
         &self.prepared.graph
+    }
+
+    /// The artifact of a stage that is in the cache with all its bytes.
+    pub fn artifact(&self, at: usize) -> Option<ArtifactDigest> {
+        match self.verdicts.get(at)? {
+            Verdict::Cached { artifact, .. } if !self.hollow.contains(&at) => Some(*artifact),
+            _ => None,
+        }
     }
 
     /// The sources that cannot be read, by stage.
@@ -174,15 +186,17 @@ pub async fn plan(prepared: Prepared, numerics: Numerics, probe: &dyn Probe, rec
                         artifacts[at] = Some(artifact);
                         Verdict::Cached { key, artifact }
                     }
-                    Some(_) => Verdict::Run { key: Some(key), reason: Reason::Recheck },
-                    None => Verdict::Run {
-                        reason: reason::of(
-                            &parts,
-                            probe.is_recorded(&key).await?,
-                            probe.last(&stage.id).await?.as_ref(),
-                        ),
-                        key: Some(key),
-                    },
+                    Some(artifact) => {
+                        artifacts[at] = Some(artifact);
+                        Verdict::Run { key: Some(key), reason: Reason::Recheck, artifact: Some(artifact) }
+                    }
+                    None => {
+                        let artifact = probe.recorded(&key).await?;
+                        let last = if artifact.is_none() { probe.last(&stage.id).await? } else { None };
+                        artifacts[at] = artifact;
+                        let reason = reason::of(&parts, artifact.is_some(), last.as_ref());
+                        Verdict::Run { key: Some(key), reason, artifact }
+                    }
                 }
             }
             (Ok(_), None) => {
@@ -193,11 +207,32 @@ pub async fn plan(prepared: Prepared, numerics: Numerics, probe: &dyn Probe, rec
                         waits.push(id.clone());
                     }
                 }
-                Verdict::Run { key: None, reason: Reason::Upstream { stages: waits } }
+                Verdict::Run { key: None, reason: Reason::Upstream { stages: waits }, artifact: None }
             }
         };
         verdicts[at] = Some(verdict);
     }
     // Every stage of an acyclic graph is in its order, so none is left without a verdict.
-    Ok(Plan { verdicts: verdicts.into_iter().flatten().collect(), prepared, numerics })
+    let mut verdicts: Vec<Verdict> = verdicts.into_iter().flatten().collect();
+    let hollow = pass_over(&prepared, &mut verdicts, recheck);
+    Ok(Plan { prepared, verdicts, numerics, hollow })
+}
+
+/// A stage of which only bytes are gone is made again where somebody wants them: a person who asks for it, or a stage that takes
+/// it and runs. Elsewhere its record is enough, and it counts as cached.
+fn pass_over(prepared: &Prepared, verdicts: &mut [Verdict], recheck: &[StageId]) -> BTreeSet<usize> {
+    let mut hollow = BTreeSet::new();
+    // Who takes comes before what is taken.
+    for &at in prepared.graph.order().iter().rev() {
+        let Verdict::Run { key: Some(key), reason: Reason::Evicted, artifact: Some(artifact) } = verdicts[at] else {
+            continue;
+        };
+        let runs = |next: usize| matches!(verdicts[next], Verdict::Run { .. });
+        let asked = prepared.targets.contains(&at) || recheck.contains(&prepared.stages[at].id);
+        if !asked && !prepared.graph.dependents(at).any(runs) {
+            verdicts[at] = Verdict::Cached { key, artifact };
+            hollow.insert(at);
+        }
+    }
+    hollow
 }

@@ -3,6 +3,7 @@
 
 mod causes;
 mod damage;
+mod evicted;
 mod formats;
 mod keys;
 mod language;

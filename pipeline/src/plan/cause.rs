@@ -137,6 +137,10 @@ impl Explainer<'_> {
                     continue;
                 }
                 match (&input.verdict, old) {
+                    // What is on record is known by its digest: that its bytes are gone changed nothing.
+                    (Verdict::Cached { .. } | Verdict::Run { artifact: Some(_), .. }, Some(old)) => {
+                        open.push((input, self.why_it_differs(input, old).await?, way.clone()));
+                    }
                     (Verdict::Run { .. }, _) => {
                         for cause in self.told.get(&input.stage).into_iter().flatten() {
                             let mut through = cause.through.clone();
@@ -147,9 +151,6 @@ impl Explainer<'_> {
                             through.truncate(FAR);
                             add(&mut causes, Cause { through, ..cause.clone() });
                         }
-                    }
-                    (Verdict::Cached { .. }, Some(old)) => {
-                        open.push((input, self.why_it_differs(input, old).await?, way.clone()));
                     }
                     (Verdict::Cached { .. } | Verdict::Blocked { .. }, _) => {}
                 }

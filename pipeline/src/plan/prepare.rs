@@ -1,6 +1,9 @@
 //! From the recipe's stages to typed ones: params decoded by their kind, roles checked, sources looked at, costs forecast.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+};
 
 use super::{PlannedInput, PreparedStage};
 use crate::{
@@ -21,6 +24,8 @@ pub struct Prepared {
     pub stages: Vec<PreparedStage>,
     /// Who needs whom.
     pub graph: Graph,
+    /// The stages that were asked for: those that a person named, or else those that no other takes.
+    pub targets: BTreeSet<usize>,
 }
 
 /// Where a recipe's sources are looked for.
@@ -39,7 +44,7 @@ pub fn prepare(
     surroundings: &Surroundings<'_>,
     targets: &[StageId],
 ) -> Result<Prepared> {
-    let kept = closure(recipe, targets)?;
+    let (kept, named) = closure(recipe, targets)?;
     let specs: Vec<&StageSpec> = kept.iter().map(|&at| &recipe.stages[at]).collect();
     let places: BTreeMap<&StageId, usize> = specs.iter().enumerate().map(|(at, spec)| (&spec.id, at)).collect();
 
@@ -119,14 +124,20 @@ pub fn prepare(
             default_cores: kind.cores(),
         })
         .collect();
-    Ok(Prepared { recipe: recipe.name.to_string(), stages, graph })
+    let targets = if named.is_empty() {
+        (0..graph.len()).filter(|&at| graph.dependents(at).next().is_none()).collect()
+    } else {
+        named
+    };
+    Ok(Prepared { recipe: recipe.name.to_string(), stages, graph, targets })
 }
 
-/// The targets and all that they need, in the recipe's order; everything if there are no targets.
-fn closure(recipe: &Recipe, targets: &[StageId]) -> Result<Vec<usize>> {
+/// The targets and all that they need, in the recipe's order; everything if there are no targets. And which of these, counted
+/// in that order, are the targets themselves.
+fn closure(recipe: &Recipe, targets: &[StageId]) -> Result<(Vec<usize>, BTreeSet<usize>)> {
     let places: BTreeMap<&StageId, usize> = recipe.stages.iter().enumerate().map(|(at, s)| (&s.id, at)).collect();
     if targets.is_empty() {
-        return Ok((0..recipe.stages.len()).collect());
+        return Ok(((0..recipe.stages.len()).collect(), BTreeSet::new()));
     }
     let mut stack = Vec::new();
     for target in targets {
@@ -141,14 +152,16 @@ fn closure(recipe: &Recipe, targets: &[StageId]) -> Result<Vec<usize>> {
         }
         stack.extend(named);
     }
-    let mut kept = std::collections::BTreeSet::new();
+    let named: BTreeSet<usize> = stack.iter().copied().collect();
+    let mut kept = BTreeSet::new();
     while let Some(at) = stack.pop() {
         if kept.insert(at) {
             let refs = recipe.stages[at].inputs.iter().flat_map(|input| &input.refs);
             stack.extend(refs.filter_map(|reference| places.get(&reference.stage).copied()));
         }
     }
-    Ok(kept.into_iter().collect())
+    let targets = kept.iter().enumerate().filter(|(_, at)| named.contains(at)).map(|(place, _)| place).collect();
+    Ok((kept.into_iter().collect(), targets))
 }
 
 /// The complaint about a name that none of these stages has, with the nearest that one has.

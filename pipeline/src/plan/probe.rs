@@ -18,8 +18,12 @@ use crate::{
 pub trait Probe: Send + Sync {
     /// The artifact of this key, if it is on record and all its bytes are there.
     async fn hit(&self, key: &StageKey) -> Result<Option<ArtifactDigest>>;
+    /// The artifact that is on record for this key, even if bytes of it are missing.
+    async fn recorded(&self, key: &StageKey) -> Result<Option<ArtifactDigest>>;
     /// Whether there is a record of this key, even if bytes are missing.
-    async fn is_recorded(&self, key: &StageKey) -> Result<bool>;
+    async fn is_recorded(&self, key: &StageKey) -> Result<bool> {
+        Ok(self.recorded(key).await?.is_some())
+    }
     /// The parts of the key with which a stage of this name last ended.
     async fn last(&self, stage: &StageId) -> Result<Option<KeyParts>>;
     /// The parts of a key with which this artifact was made: by the stage of this name, or else by any.
@@ -49,8 +53,8 @@ impl Probe for CacheProbe<'_> {
         Ok(self.cache.hit_artifact(key).await?)
     }
 
-    async fn is_recorded(&self, key: &StageKey) -> Result<bool> {
-        Ok(self.cache.record(key).await?.is_some())
+    async fn recorded(&self, key: &StageKey) -> Result<Option<ArtifactDigest>> {
+        Ok(self.cache.record(key).await?.map(|record| record.artifact))
     }
 
     async fn last(&self, stage: &StageId) -> Result<Option<KeyParts>> {

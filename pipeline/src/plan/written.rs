@@ -44,6 +44,9 @@ pub struct WrittenStage {
     pub kind_version: u32,
     /// What would happen to it.
     pub verdict: Verdict,
+    /// Whether it is cached by its record alone: bytes are gone, and nothing needs them.
+    #[serde(default)]
+    pub hollow: bool,
     /// Why it would run, or cannot, in words.
     pub reason: Option<String>,
     /// The first changes that this goes back to.
@@ -110,6 +113,7 @@ impl WrittenPlan {
                 kind: stage.kind.to_owned(),
                 kind_version: stage.kind_version,
                 verdict: verdict.clone(),
+                hollow: plan.hollow.contains(&at),
                 reason: match verdict {
                     Verdict::Run { reason, .. } => Some(reason.to_string()),
                     Verdict::Blocked { error } => Some(error.message.clone()),
@@ -138,12 +142,14 @@ impl WrittenPlan {
         self.stages.iter().find(|stage| stage.stage == *id)
     }
 
-    /// The artifacts that were in the cache when the plan was made.
+    /// The artifacts that were on record when the plan was made.
     pub fn artifacts(&self) -> Artifacts {
-        let cached = self.stages.iter().filter_map(|stage| match stage.verdict {
-            Verdict::Cached { artifact, .. } => Some((stage.stage.clone(), artifact)),
-            _ => None,
+        let known = self.stages.iter().filter_map(|stage| match stage.verdict {
+            Verdict::Cached { artifact, .. } | Verdict::Run { artifact: Some(artifact), .. } => {
+                Some((stage.stage.clone(), artifact))
+            }
+            Verdict::Run { .. } | Verdict::Blocked { .. } => None,
         });
-        cached.collect()
+        known.collect()
     }
 }

@@ -14,7 +14,7 @@ use crate::{
         state::{Phase, RunState},
     },
     job::read_json,
-    plan::{Artifacts, Verdict, WrittenPlan},
+    plan::{Artifacts, Reason, Verdict, WrittenPlan},
 };
 
 /// How a run stands.
@@ -96,7 +96,9 @@ pub fn settled(mut plan: WrittenPlan, state: &RunState) -> WrittenPlan {
         match (known.phase, known.key, known.artifact, &known.reason) {
             (Phase::Cached, Some(key), Some(artifact), _) => stage.verdict = Verdict::Cached { key, artifact },
             (_, key, _, Some(reason)) => {
-                stage.verdict = Verdict::Run { key, reason: reason.clone() };
+                let again = matches!(reason, Reason::Evicted | Reason::Recheck);
+                let artifact = known.artifact.filter(|_| again);
+                stage.verdict = Verdict::Run { key, reason: reason.clone(), artifact };
                 stage.reason = Some(reason.to_string());
             }
             _ => {}

@@ -167,19 +167,6 @@ async fn other_bytes_for_one_key_are_told_and_do_not_replace_the_first() {
 }
 
 #[tokio::test]
-async fn lost_bytes_are_made_again_and_nothing_behind_them() {
-    let world = World::new();
-    let first = world.run(RECIPE).await;
-    let artifact = first.state.stages[&id("b")].artifact.unwrap();
-    let manifest = world.cache.manifest(&artifact).await.unwrap().unwrap();
-    let blob = manifest.entries.values().next().unwrap().digest.to_string();
-    fs_err::remove_file(world.cache.root().join("v1/blobs").join(&blob[..2]).join(&blob)).unwrap();
-    assert_eq!(reasons(&world.plan(RECIPE, &[]).await)[2], "b: its bytes are no longer in the store");
-    let again = world.run(RECIPE).await;
-    assert_eq!(again.made, ["b"]);
-}
-
-#[tokio::test]
 async fn an_interrupted_run_goes_on_where_it_was() {
     let world = World::new();
     let recipe = "
