@@ -60,6 +60,7 @@ fn code(error: &Error) -> u8 {
         | Error::Sources(_)
         | Error::NoSuchStage { .. }
         | Error::NoSuchRun { .. }
+        | Error::OtherFlow { .. }
         | Error::NoRuns { .. }
         | Error::Cache(flow_cache::Error::Location { .. } | flow_cache::Error::NoCloud { .. }) => 2,
         Error::Cache(_)
@@ -110,6 +111,11 @@ fn complaints(error: &Error) -> Vec<Complaint> {
             Some(nearest) => format!("did you mean `{nearest}`? `flow runs` lists them"),
             None => "`flow runs` lists them".to_owned(),
         })),
+        Error::OtherFlow { .. } => one(Some(
+            "give `flow run RECIPE` again with this flow: what is in the cache is not made again, and that run can be looked at \
+             and compared"
+                .to_owned(),
+        )),
         Error::NoRuns { .. } => one(Some("`flow run RECIPE` makes one; `--store` names another store".to_owned())),
         Error::NonDeterministic { stage, .. } => one(Some(format!(
             "the first result stays; something that the key does not name decides on the bytes of `{stage}`. If only the \

@@ -71,6 +71,14 @@ pub enum Error {
         /// The most similar run.
         nearest: Option<String>,
     },
+    /// A run of which this flow cannot read what another wrote.
+    #[error("run {run} was made by another version of flow: {why}")]
+    OtherFlow {
+        /// The run's id.
+        run: String,
+        /// Which of its files cannot be read, and why.
+        why: String,
+    },
     /// A store in which nothing has run.
     #[error("there is no run in {}", runs.display())]
     NoRuns {

@@ -201,6 +201,14 @@ impl From<StageId> for String {
     }
 }
 
+/// Those of the `known` names that are most like `name`, the most similar first; none where nothing is.
+pub fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>, most: usize) -> Vec<&'a str> {
+    let similar = known.map(|known| (strsim::jaro_winkler(name, known), known));
+    let mut similar: Vec<(f64, &str)> = similar.filter(|(similarity, _)| *similarity > 0.7).collect();
+    similar.sort_by(|a, b| b.0.total_cmp(&a.0));
+    similar.into_iter().take(most).map(|(_, known)| known).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -227,6 +235,13 @@ mod tests {
             "`each` is no instance name: the word is reserved"
         );
         assert!(InstanceName::new("public").is_ok());
+    }
+
+    #[test]
+    fn the_nearest_names_come_first() {
+        let known = ["report", "expert", "expert[sea]", "embed"];
+        assert_eq!(nearest("exprt", known.into_iter(), 2), ["expert", "expert[sea]"]);
+        assert_eq!(nearest("zzz", known.into_iter(), 2), [""; 0]);
     }
 
     #[test]

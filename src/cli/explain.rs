@@ -36,6 +36,18 @@ impl MaybeRecipeArgs {
     }
 }
 
+impl GcArgs {
+    /// The recipes, each with what is laid over all of them.
+    pub fn recipes(&self) -> impl Iterator<Item = RecipeArgs> + '_ {
+        let with = |recipe: &PathBuf| RecipeArgs {
+            recipe: recipe.clone(),
+            profile: self.profile.clone(),
+            set: self.set.clone(),
+        };
+        self.recipes.iter().map(with)
+    }
+}
+
 /// `flow runs`.
 #[derive(Debug, Args)]
 pub struct RunsArgs {
@@ -48,6 +60,9 @@ pub struct RunsArgs {
 pub struct StatusArgs {
     /// The run [default: the last one].
     pub run: Option<String>,
+    /// Show what runs until the run has ended, then all of it.
+    #[arg(long, short)]
+    pub follow: bool,
     #[command(flatten)]
     pub folder: FolderArgs,
 }
@@ -149,8 +164,15 @@ pub enum CacheCommand {
 /// `flow cache gc`.
 #[derive(Debug, Args)]
 pub struct GcArgs {
-    #[command(flatten)]
-    pub recipe: MaybeRecipeArgs,
+    /// Keep all that these recipes need: name every recipe that shares the store.
+    #[arg(value_name = "RECIPE")]
+    pub recipes: Vec<PathBuf>,
+    /// Lay a profile over each of the recipes. May be given more than once.
+    #[arg(long, short, value_name = "NAME", requires = "recipes")]
+    pub profile: Vec<String>,
+    /// Set one value in each of the recipes: `stages.expert.with.steps=10`, or a variable's name. May be given more than once.
+    #[arg(long, short, value_name = "PATH=VALUE", value_parser = super::assignment, requires = "recipes")]
+    pub set: Vec<(String, String)>,
     /// Keep what this many of the last runs reach.
     #[arg(long, value_name = "N", default_value_t = 10)]
     pub keep_runs: usize,

@@ -8,7 +8,7 @@ use std::{
 use flow_cache::{ArtifactDigest, Cache};
 use flow_pipeline::{
     Error,
-    plan::{Plan, PreparedStage, Verdict},
+    plan::{Plan, PreparedStage},
 };
 use flow_stages::interop::{self, Description, Holds, Options, Source};
 use fs_err as fs;
@@ -100,8 +100,8 @@ async fn write(plan: &Plan, at: usize, cache: &Cache, args: &ExportArgs) -> Resu
 
 /// The artifact of a stage, which must be there.
 fn cached(plan: &Plan, at: usize, args: &ExportArgs) -> Result<ArtifactDigest, Failure> {
-    if let Some(Verdict::Cached { artifact, .. }) = plan.verdicts.get(at) {
-        return Ok(*artifact);
+    if let Some(artifact) = plan.artifact(at) {
+        return Ok(artifact);
     }
     let blocked = plan.blocked();
     if !blocked.is_empty() {

@@ -31,6 +31,9 @@ pub fn logs(args: &LogsArgs, json: bool) -> Ended {
     let id = planning::choose(state.order.iter(), &args.stage)?;
     let mut stage = state.stages.get(&id).cloned().unwrap_or_default();
     if args.follow && !json && is_open(&folder, &state, &stage) {
+        if stage.phase != Phase::Running {
+            view::terminal::remark(&format!("{id} has not begun yet"));
+        }
         stage = follow(&folder, &id)?;
         // What was found in the cache printed nothing here, but did when it was made.
         if stage.phase != Phase::Cached {
@@ -39,7 +42,7 @@ pub fn logs(args: &LogsArgs, json: bool) -> Ended {
         }
     }
     let (text, run) = match history::read_log(&folder.log(&id))? {
-        Some(text) => (Some(text), folder.id().to_owned()),
+        Some(text) => (Some(text), Some(folder.id().to_owned())),
         None => kept(args, &stage)?,
     };
     let text = text.map(|text| String::from_utf8_lossy(&text).into_owned());
@@ -50,7 +53,7 @@ pub fn logs(args: &LogsArgs, json: bool) -> Ended {
     match text.as_deref() {
         Some("") | None => view::terminal::remark(&format!("{id} ({}) printed nothing", phase(&stage))),
         Some(text) => {
-            if run != folder.id() {
+            if let Some(run) = run.filter(|run| run != folder.id()) {
                 view::terminal::remark(&format!("{id} was cached; this is what it printed in run {run}"));
             }
             view::print(text);
@@ -63,16 +66,16 @@ pub fn logs(args: &LogsArgs, json: bool) -> Ended {
 }
 
 /// The log that is kept with the record, and the run that made it.
-fn kept(args: &LogsArgs, stage: &StageState) -> Result<(Option<Vec<u8>>, String), Failure> {
-    let Some(key) = stage.key else { return Ok((None, String::new())) };
+fn kept(args: &LogsArgs, stage: &StageState) -> Result<(Option<Vec<u8>>, Option<String>), Failure> {
+    let Some(key) = stage.key else { return Ok((None, None)) };
     let cache = planning::open_existing(&args.folder.store)?;
     planning::runtime()?.block_on(async {
-        let Some(record) = cache.record(&key).await? else { return Ok((None, String::new())) };
+        let Some(record) = cache.record(&key).await? else { return Ok((None, None)) };
         let log = match &record.log {
             Some(log) => cache.blob(log).await?.map(|bytes| bytes.to_vec()),
             None => None,
         };
-        Ok((log, record.run))
+        Ok((log, Some(record.run)))
     })
 }
 

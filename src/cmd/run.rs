@@ -114,7 +114,8 @@ async fn watch(
             }
         }
     });
-    let mut terminal = Terminal::new();
+    let hollow = plan.hollow.iter().filter_map(|&at| plan.stages().get(at)).map(|stage| stage.id.clone());
+    let mut terminal = Terminal::new(hollow.collect());
     let mut curves = TensorBoard::new(folder.path(), folder.id());
     let mut watcher = |event: &Stamped, state: &RunState| {
         curves.see(event);

@@ -13,8 +13,8 @@ use super::{
 pub struct Kept {
     /// Runs whose stages stay.
     pub runs: usize,
-    /// The recipe whose stages stay.
-    pub recipe: Option<String>,
+    /// The recipes whose stages stay.
+    pub recipes: Vec<String>,
     /// Pins.
     pub pins: usize,
 }
@@ -122,10 +122,14 @@ pub fn collection(plan: &GcPlan, stages: &[Record], kept: &Kept, done: Option<&G
             let _ = writeln!(out, "  and {} more; --json has all", stages.len() - SHOWN);
         }
     }
-    let recipe = kept.recipe.as_ref().map(|recipe| format!(", all of recipe {recipe}")).unwrap_or_default();
+    let recipes = match kept.recipes.as_slice() {
+        [] => String::new(),
+        [one] => format!(", all of recipe {one}"),
+        several => format!(", all of recipes {}", several.join(" and ")),
+    };
     let _ = writeln!(
         out,
-        "\nkept: all of {}{recipe}, {}, what was just touched",
+        "\nkept: all of {}{recipes}, {}, what was just touched",
         counted(kept.runs, "run"),
         counted(kept.pins, "pin")
     );

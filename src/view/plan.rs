@@ -19,6 +19,11 @@ pub fn text(plan: &WrittenPlan) -> String {
     let mut rows = Vec::new();
     for stage in &plan.stages {
         let (word, colour, why) = match &stage.verdict {
+            Verdict::Cached { artifact, .. } if stage.hollow => (
+                "cached",
+                &cyan,
+                format!("{}, by its record: its bytes are gone, and nothing needs them", artifact.short()),
+            ),
             Verdict::Cached { artifact, .. } => ("cached", &cyan, artifact.short()),
             Verdict::Run { reason, .. } => ("will run", &yellow, format!("{reason}{}", since(stage, reason))),
             Verdict::Blocked { error } => ("blocked", &red, error.message.clone()),

@@ -5,6 +5,7 @@ use std::fmt::Write;
 use console::Style;
 use flow_pipeline::{
     event::state::{Phase, RunState, StageState},
+    names::StageId,
     run::Standing,
 };
 use serde_json::{Value, json};
@@ -38,18 +39,16 @@ pub fn value(state: &RunState, standing: Standing, now: &str) -> Value {
 pub fn text(state: &RunState, standing: Standing, now: &str) -> String {
     let mut out = String::new();
     let ended = match standing {
-        Standing::CutOff => "cut off; the same command goes on from here",
-        other => runs::word(other),
+        Standing::CutOff => "cut off; the same command goes on from here".to_owned(),
+        Standing::Running => format!("running{}", since(state, now)),
+        other => runs::word(other).to_owned(),
     };
     // Writing to a String cannot fail.
     let _ = writeln!(out, "run {} of {}: {ended}", state.run, state.recipe);
-    let width = state.order.iter().map(|id| id.to_string().chars().count()).max().unwrap_or(0);
+    let width = width(state.order.iter());
     for id in &state.order {
         let Some(stage) = state.stages.get(id) else { continue };
-        let (word, colour) = word(stage.phase, standing);
-        let facts = facts(stage, now).join(", ");
-        let line = format!("{} {:width$}  {facts}", colour.apply_to(format!("{word:>9}")), id.to_string());
-        let _ = writeln!(out, "{}", line.trim_end());
+        let _ = writeln!(out, "{}", line(id, stage, standing, now, width));
         for note in &stage.notes {
             let _ = writeln!(out, "{:>9} {note}", "note");
         }
@@ -62,6 +61,43 @@ pub fn text(state: &RunState, standing: Standing, now: &str) -> String {
     }
     let _ = writeln!(out, "\n{}", summary(state));
     out
+}
+
+/// A run that goes on, on so much of a terminal: what runs or failed, and how many stages stand where.
+pub fn under_way(state: &RunState, now: &str, rows: usize, columns: usize) -> String {
+    let shown = |id: &&StageId| {
+        let phase = state.stages.get(id).map(|stage| stage.phase);
+        matches!(phase, Some(Phase::Running | Phase::Waiting | Phase::Failed))
+    };
+    // The heading, the empty line, the summary, and where the cursor stands.
+    let room = rows.saturating_sub(4).max(1);
+    let shown: Vec<&StageId> = state.order.iter().filter(shown).take(room).collect();
+    let width = width(shown.iter().copied());
+    let mut lines = vec![format!("run {} of {}: running{}", state.run, state.recipe, since(state, now))];
+    let stages = shown.iter().filter_map(|id| Some((id, state.stages.get(id)?)));
+    lines.extend(stages.map(|(id, stage)| line(id, stage, Standing::Running, now, width)));
+    lines.extend([String::new(), summary(state)]);
+    // A line that was broken would be two to clear.
+    lines.iter().map(|line| console::truncate_str(line, columns.saturating_sub(1), "…").into_owned() + "\n").collect()
+}
+
+fn width<'a>(ids: impl Iterator<Item = &'a StageId>) -> usize {
+    ids.map(|id| id.to_string().chars().count()).max().unwrap_or(0)
+}
+
+/// How long the run has been going.
+fn since(state: &RunState, now: &str) -> String {
+    let begun = state.started.as_deref().and_then(|time| time.parse::<jiff::Timestamp>().ok());
+    let passed = begun.zip(now.parse().ok()).map(|(begun, now): (_, jiff::Timestamp)| now.duration_since(begun));
+    passed.map(|passed| format!(" for {}", duration(passed.as_secs_f64()))).unwrap_or_default()
+}
+
+/// A stage in a line.
+fn line(id: &StageId, stage: &StageState, standing: Standing, now: &str, width: usize) -> String {
+    let (word, colour) = word(stage.phase, standing);
+    let facts = facts(stage, now).join(", ");
+    let line = format!("{} {:width$}  {facts}", colour.apply_to(format!("{word:>9}")), id.to_string());
+    line.trim_end().to_owned()
 }
 
 /// How many stages stand where, and how long the run took.

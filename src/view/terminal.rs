@@ -1,7 +1,11 @@
 //! A run on the terminal, like cargo's: one line for every stage that ended, a live line for every stage that runs. Without
 //! a terminal only the lines that end are printed.
 
-use std::{collections::BTreeMap, io::Write, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io::Write,
+    time::Duration,
+};
 
 use console::{Style, style};
 use flow_pipeline::{
@@ -24,16 +28,18 @@ use super::{
 pub struct Terminal {
     bars: MultiProgress,
     running: BTreeMap<StageId, ProgressBar>,
+    /// Stages that are cached by their record alone.
+    hollow: BTreeSet<StageId>,
     live: bool,
 }
 
 const VERB: usize = 12;
 
 impl Terminal {
-    /// A view on standard error.
-    pub fn new() -> Self {
+    /// A view on standard error. Of the `hollow` stages nothing but the record is there.
+    pub fn new(hollow: BTreeSet<StageId>) -> Self {
         let live = console::user_attended_stderr();
-        Self { bars: MultiProgress::new(), running: BTreeMap::new(), live }
+        Self { bars: MultiProgress::new(), running: BTreeMap::new(), hollow, live }
     }
 
     fn line(&self, verb: &str, colour: &Style, rest: &str) {
@@ -62,7 +68,9 @@ impl Terminal {
                 );
             }
             Event::StageCached { stage, artifact, .. } => {
-                self.line("Cached", &cyan, &format!("{stage} {}", dim(&artifact.short())));
+                let bytes =
+                    if self.hollow.contains(stage) { " (its bytes are gone, and nothing needs them)" } else { "" };
+                self.line("Cached", &cyan, &format!("{stage} {}{bytes}", dim(&artifact.short())));
             }
             Event::StageWaiting { stage, holder } => {
                 self.line("Waiting", &yellow, &format!("{stage}: being done by {holder}"));

@@ -140,7 +140,8 @@ fn reasons(out: &mut String, known: &Known) {
     let stage = &known.planned;
     let (word, reason) = match &stage.verdict {
         Verdict::Cached { .. } if known.run.is_some() => {
-            return line(out, "it ran", "not: its result was in the cache");
+            let why = if stage.hollow { "on record, and nothing needed its bytes" } else { "in the cache" };
+            return line(out, "it ran", &format!("not: its result was {why}"));
         }
         Verdict::Cached { .. } => return line(out, "would run", "no: its result is in the cache"),
         Verdict::Blocked { error } => return line(out, "blocked", &error.message),

@@ -58,7 +58,7 @@ pub fn read(path: &Path) -> Result<Vec<Stamped>> {
             return Ok(events);
         }
         events.push(serde_json::from_str(&line).map_err(|source| Error::Format {
-            what: "event log",
+            what: "log of events",
             path: PathBuf::from(path),
             source,
         })?);

@@ -9,7 +9,7 @@ use super::{PlannedInput, PreparedStage};
 use crate::{
     error::{Error, Result},
     graph::Graph,
-    names::StageId,
+    names::{StageId, nearest},
     recipe::{Diagnostic, Recipe, StageSpec, once_each},
     registry::Registry,
     stage::{AnyKind, Arity, Forecast, Forecasts, ResolveContext},
@@ -166,11 +166,8 @@ fn closure(recipe: &Recipe, targets: &[StageId]) -> Result<(Vec<usize>, BTreeSet
 
 /// The complaint about a name that none of these stages has, with the nearest that one has.
 pub fn no_such_stage<'a>(name: &str, stages: impl Iterator<Item = &'a StageId>) -> Error {
-    let nearest = stages
-        .map(|id| (strsim::jaro_winkler(name, &id.to_string()), id.to_string()))
-        .filter(|(similarity, _)| *similarity > 0.7)
-        .max_by(|a, b| a.0.total_cmp(&b.0))
-        .map(|(_, id)| id);
+    let names: Vec<String> = stages.map(ToString::to_string).collect();
+    let nearest = nearest(name, names.iter().map(String::as_str), 1).pop().map(str::to_owned);
     Error::NoSuchStage { name: name.to_owned(), nearest }
 }
 

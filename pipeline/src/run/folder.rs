@@ -19,7 +19,7 @@ use serde::Serialize;
 use crate::{
     error::{Error, Result},
     job::{read_json, write_json},
-    names::StageId,
+    names::{StageId, nearest},
     plan::WrittenPlan,
 };
 
@@ -62,9 +62,8 @@ impl RunFolder {
             let path = runs.join(&id);
             return Ok(Self { id, path });
         }
-        let similar = |known: &&String| strsim::jaro_winkler(&id, known);
-        let nearest = known.iter().filter(|known| similar(known) > 0.7);
-        let nearest = nearest.max_by(|a, b| similar(a).total_cmp(&similar(b))).cloned();
+        // Of runs that are as similar the last one is meant.
+        let nearest = nearest(&id, known.iter().rev().map(String::as_str), 1).pop().map(str::to_owned);
         Err(Error::NoSuchRun { name: id, nearest })
     }
 

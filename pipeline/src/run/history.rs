@@ -14,7 +14,7 @@ use crate::{
         state::{Phase, RunState},
     },
     job::read_json,
-    plan::{Artifacts, Reason, Verdict, WrittenPlan},
+    plan::{Artifacts, Reason, Verdict, WrittenPlan, written},
 };
 
 /// How a run stands.
@@ -31,6 +31,8 @@ pub enum Standing {
     Interrupted,
     /// Its process is gone and never said how it ended.
     CutOff,
+    /// Another version of flow made it, whose events this one does not read.
+    Unreadable,
 }
 
 /// A run in a line.
@@ -59,7 +61,15 @@ pub struct RunSummary {
 impl RunFolder {
     /// What happened so far.
     pub fn state(&self) -> Result<RunState> {
-        Ok(RunState::replay(&log::read(&self.events())?))
+        let events = log::read(&self.events()).map_err(|error| match error {
+            Error::Format { source, .. } => self.of_another(format!("its events.jsonl cannot be read ({source})")),
+            other => other,
+        });
+        Ok(RunState::replay(&events?))
+    }
+
+    fn of_another(&self, why: String) -> Error {
+        Error::OtherFlow { run: self.id().to_owned(), why }
     }
 
     /// How it stands, given what happened so far.
@@ -75,12 +85,32 @@ impl RunFolder {
 
     /// The plan that it began with.
     pub fn plan(&self) -> Result<WrittenPlan> {
-        read_json(&self.path().join("plan.json"), "plan")
+        let plan = self.frozen("plan.json")?;
+        // The version is judged before the rest is read: of another one nothing is known.
+        match plan.get("format").and_then(Value::as_u64) {
+            Some(format) if format == u64::from(written::FORMAT) => {}
+            Some(format) => {
+                let why = format!("its plan.json has format {format}, and this flow reads {}", written::FORMAT);
+                return Err(self.of_another(why));
+            }
+            None => return Err(self.of_another("its plan.json does not say which format it has".to_owned())),
+        }
+        serde_json::from_value(plan).map_err(|error| self.of_another(format!("its plan.json cannot be read ({error})")))
     }
 
     /// The resolved recipe that it ran.
     pub fn recipe(&self) -> Result<Value> {
-        read_json(&self.path().join("recipe.json"), "resolved recipe")
+        self.frozen("recipe.json")
+    }
+
+    /// What the run froze when it began.
+    fn frozen(&self, name: &str) -> Result<Value> {
+        let path = self.path().join(name);
+        match read_json(&path, "file of a run") {
+            _ if !path.exists() => Err(self.of_another(format!("it has no {name}"))),
+            Err(Error::Format { source, .. }) => Err(self.of_another(format!("its {name} cannot be read ({source})"))),
+            read => read,
+        }
     }
 }
 
@@ -112,12 +142,16 @@ pub fn summaries(runs: &Path) -> Result<Vec<RunSummary>> {
     let ids = list(runs)?;
     let summary = |id: &String| {
         let folder = RunFolder::open(runs, Some(id))?;
-        let state = folder.state()?;
+        // One run that cannot be read hides none of the others.
+        let (state, readable) = match folder.state() {
+            Err(Error::OtherFlow { .. }) => (RunState::default(), false),
+            state => (state?, true),
+        };
         Ok(RunSummary {
             run: id.clone(),
             recipe: state.recipe.clone(),
             started: state.started.clone(),
-            outcome: folder.standing(&state),
+            outcome: if readable { folder.standing(&state) } else { Standing::Unreadable },
             stages: state.stages.len(),
             finished: state.count(Phase::Finished),
             cached: state.count(Phase::Cached),

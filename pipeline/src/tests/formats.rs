@@ -64,7 +64,7 @@ fn what_is_no_such_file_is_an_error_with_its_name() {
         assert!(error.contains("job.json: not a job that this version of flow wrote"), "{error}");
     }
     fs_err::write(&path, "{}\n").unwrap();
-    assert!(log::read(&path).unwrap_err().to_string().contains("not a event log"));
+    assert!(log::read(&path).unwrap_err().to_string().contains("not a log of events"));
 }
 
 /// What serde says when it meets a name that it does not know lists those that it does: `expected one of …`.

@@ -4,6 +4,7 @@ use std::{collections::BTreeSet, process::ExitCode, time::SystemTime};
 
 use flow_cache::{Cache, Keep, StageKey};
 use flow_pipeline::{
+    Error, chain,
     plan::{Artifacts, WrittenPlan, WrittenStage},
     run::{RunFolder, Standing, folder},
 };
@@ -20,15 +21,13 @@ use crate::{
 pub async fn gc(args: &GcArgs, json: bool) -> Ended {
     let cache = planning::open_existing(&args.folder.store)?;
     let (mut keys, runs) = of_runs(args)?;
-    let recipe = match args.recipe.given() {
-        Some(recipe) => {
-            let plan = planning::planned(&recipe, &[], &cache, &args.device).await?;
-            keys.extend(reached(&plan, &cache).await?);
-            Some(plan.recipe)
-        }
-        None => None,
-    };
-    let kept = Kept { runs, recipe, pins: cache.pins().await?.len() };
+    let mut recipes = Vec::new();
+    for recipe in args.recipes() {
+        let plan = planning::planned(&recipe, &[], &cache, &args.device).await?;
+        keys.extend(reached(&plan, &cache).await?);
+        recipes.push(plan.recipe);
+    }
+    let kept = Kept { runs, recipes, pins: cache.pins().await?.len() };
     let keep = Keep { grace: args.grace.as_std(), ..Keep::keys(keys, SystemTime::now()) };
     let plan = cache.plan_gc(&keep).await?;
     let mut hollowed = cache.records_of(&plan.hollowed).await?;
@@ -46,7 +45,7 @@ pub async fn gc(args: &GcArgs, json: bool) -> Ended {
             "blob_bytes": plan.blobs.values().sum::<u64>(), "work": plan.work.len(),
             "work_bytes": plan.work.values().sum::<u64>(), "temporaries": plan.stray.len(),
             "temporary_bytes": plan.stray.values().sum::<u64>(), "stages": stages,
-            "kept": { "runs": kept.runs, "recipe": kept.recipe, "pins": kept.pins },
+            "kept": { "runs": kept.runs, "recipes": kept.recipes, "pins": kept.pins },
             "freed": done.map(|done| json!({ "artifacts": done.artifacts, "blobs": done.blobs, "bytes": done.bytes })),
         }));
     } else {
@@ -79,7 +78,17 @@ fn of_runs(args: &GcArgs) -> Result<(BTreeSet<StageKey>, usize), Failure> {
         if nth >= args.keep_runs && !folder.is_alive() {
             continue;
         }
-        let state = folder.state()?;
+        // What cannot be read may need anything: nothing is freed behind its back.
+        let state = folder.state().map_err(|error| match error {
+            Error::OtherFlow { .. } => {
+                let help = format!(
+                    "what it needs cannot be told: delete {} if you no longer want it, or lower `--keep-runs`",
+                    folder.path().display()
+                );
+                Failure::usage(chain(&error), help)
+            }
+            other => other.into(),
+        })?;
         if nth >= args.keep_runs && folder.standing(&state) != Standing::Running {
             continue;
         }

@@ -1,21 +1,34 @@
 //! `flow cache ls`, `du` and `verify`: what there is.
 
-use std::{collections::BTreeMap, path::Path, process::ExitCode};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+    process::ExitCode,
+};
 
 use flow_cache::{Cache, Pin, Record, StageKey, VerifyReport};
+use flow_pipeline::names::nearest;
 use serde_json::{Value, json};
 
 use super::super::planning;
-use crate::{failure::Ended, view};
+use crate::{
+    failure::{Ended, Failure},
+    view,
+};
+
+/// Names that are proposed for one that is not there.
+const NEAR: usize = 3;
 
 /// Lists the records, newest first.
 pub async fn ls(store: &Path, filter: Option<&str>, json: bool) -> Ended {
     let cache = planning::open_existing(store)?;
     let mut records = cache.local_records().await?;
-    let all = records.len();
     if let Some(filter) = filter {
-        let base = |stage: &str| stage.split('[').next().unwrap_or_default().to_owned();
-        records.retain(|record| record.stage == filter || record.kind == filter || base(&record.stage) == filter);
+        let nothing = nothing_of(filter, &records);
+        records.retain(|record| names(record).contains(&filter));
+        if let (true, Some(nothing)) = (records.is_empty(), nothing) {
+            return Err(nothing);
+        }
     }
     records.sort_by(|a, b| (&b.started, &a.stage).cmp(&(&a.started, &b.stage)));
     let pins = cache.pins().await?;
@@ -30,15 +43,32 @@ pub async fn ls(store: &Path, filter: Option<&str>, json: bool) -> Ended {
             .collect();
         view::json::pretty(&value);
     } else if rows.is_empty() {
-        let message = match filter {
-            Some(filter) if all > 0 => format!("none of the {all} records is of `{filter}`; it is a stage or a kind"),
-            _ => format!("the store in {} is empty: nothing is on record", store.display()),
-        };
-        view::terminal::remark(&message);
+        view::terminal::remark(&format!("the store in {} is empty: nothing is on record", store.display()));
     } else {
         view::print(&view::cache::records(&rows));
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// What a record may be asked for by: its stage, the stage's base name, its kind.
+fn names(record: &Record) -> [&str; 3] {
+    [&record.stage, record.stage.split('[').next().unwrap_or_default(), &record.kind]
+}
+
+/// The complaint that no record has this name; none in an empty store, where no name is wrong.
+fn nothing_of(name: &str, records: &[Record]) -> Option<Failure> {
+    let known: BTreeSet<&str> = records.iter().flat_map(names).collect();
+    if known.is_empty() {
+        return None;
+    }
+    let near: Vec<String> = nearest(name, known.iter().copied(), NEAR).iter().map(|near| format!("`{near}`")).collect();
+    let help = if near.is_empty() {
+        let kinds: BTreeSet<&str> = records.iter().map(|record| record.kind.as_str()).collect();
+        format!("name a stage, or one of the kinds {}", kinds.into_iter().collect::<Vec<_>>().join(", "))
+    } else {
+        format!("did you mean {}?", near.join(" or "))
+    };
+    Some(Failure::usage(format!("no stage or kind on record is named `{name}`"), help))
 }
 
 fn named(pins: &[Pin], record: &Record) -> Vec<String> {

@@ -61,11 +61,12 @@ async fn open(args: &TransferArgs) -> Result<Cache, Failure> {
 async fn of_recipe(args: &TransferArgs, cache: &Cache) -> Result<Option<Vec<StageKey>>, Failure> {
     let Some(recipe) = args.recipe.given() else { return Ok(None) };
     let plan = planning::planned(&recipe, &args.stages, cache, &args.device).await?;
-    let cached = plan.stages.iter().filter(|stage| matches!(stage.verdict, Verdict::Cached { .. }));
-    let keys: Vec<StageKey> = cached.filter_map(WrittenStage::key).collect();
+    let here = |stage: &&WrittenStage| matches!(stage.verdict, Verdict::Cached { .. }) && !stage.hollow;
+    let keys: Vec<StageKey> = plan.stages.iter().filter(here).filter_map(WrittenStage::key).collect();
     let left = plan.stages.len() - keys.len();
     if left > 0 {
-        view::terminal::remark(&format!("{left} of the {} stages are in neither store", plan.stages.len()));
+        let are = if left == 1 { "is" } else { "are" };
+        view::terminal::remark(&format!("{left} of the {} stages {are} in neither store", plan.stages.len()));
     }
     Ok(Some(keys))
 }
