@@ -6,7 +6,7 @@ use std::{
     process::ExitCode,
 };
 
-use flow_cache::{ArtifactDigest, Cache};
+use flow_cache::{ArtifactDigest, Cache, Record};
 use flow_pipeline::{
     Error,
     drawing::NodeState,
@@ -115,6 +115,13 @@ fn remove(folder: &Path) -> Result<(), Failure> {
     }
 }
 
+/// When the process of a stage had ended.
+fn ended(record: &Record) -> Option<String> {
+    let started: jiff::Timestamp = record.started.parse().ok()?;
+    let ended = started.checked_add(jiff::SignedDuration::try_from_secs_f64(record.seconds).ok()?).ok()?;
+    Some(ended.round(jiff::Unit::Millisecond).unwrap_or(ended).to_string())
+}
+
 async fn lineage(
     recipe: &Recipe,
     plan: &Plan,
@@ -138,6 +145,7 @@ async fn lineage(
             bytes: line.record.bytes,
             seconds: line.record.seconds,
             started: Some(line.record.started.clone()),
+            ended: ended(&line.record),
             host: Some(line.record.host.clone()),
             inputs: roles.collect(),
             params: line.parts.params.clone(),

@@ -11,7 +11,7 @@ use console::{Style, style};
 use flow_pipeline::{
     event::{
         Event, Outcome, Stamped,
-        state::{Phase, RunState},
+        state::{Phase, RunState, StageState},
     },
     names::StageId,
     plan::Reason,
@@ -20,7 +20,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use serde_json::Value;
 
 use super::{
-    numbers::{bytes, duration},
+    numbers::{bytes, counted, duration},
     status::{ENDED, counts},
 };
 
@@ -28,18 +28,25 @@ use super::{
 pub struct Terminal {
     bars: MultiProgress,
     running: BTreeMap<StageId, ProgressBar>,
+    /// How many of all stages have ended, below those that run.
+    whole: Option<ProgressBar>,
+    /// How wide names are.
+    width: usize,
     /// Stages that are cached by their record alone.
     hollow: BTreeSet<StageId>,
     live: bool,
 }
 
 const VERB: usize = 12;
+/// A longer name pushes its own line to the right, and no other.
+const NAME: usize = 28;
+const BAR: &str = "{bar:24.cyan/blue}";
 
 impl Terminal {
     /// A view on standard error. Of the `hollow` stages nothing but the record is there.
     pub fn new(hollow: BTreeSet<StageId>) -> Self {
         let live = console::user_attended_stderr();
-        Self { bars: MultiProgress::new(), running: BTreeMap::new(), hollow, live }
+        Self { bars: MultiProgress::new(), running: BTreeMap::new(), whole: None, width: 0, hollow, live }
     }
 
     fn line(&self, verb: &str, colour: &Style, rest: &str) {
@@ -64,8 +71,13 @@ impl Terminal {
                 self.line(
                     "Running",
                     &green,
-                    &format!("{recipe}: {} stages on {cores} cores (run {run})", stages.len()),
+                    &format!(
+                        "{recipe}: {} on {} (run {run})",
+                        counted(stages.len(), "stage"),
+                        counted(*cores as usize, "core")
+                    ),
                 );
+                self.begin(stages);
             }
             Event::StageCached { stage, artifact, .. } => {
                 let bytes =
@@ -84,12 +96,14 @@ impl Terminal {
                 );
             }
             Event::StageProgress { stage, done, total, unit } => {
-                if let Some(bar) = self.running.get(stage) {
-                    if let Some(total) = total {
-                        bar.set_length(*total);
-                    }
-                    bar.set_position(*done);
-                    bar.set_message(message(unit, state.stages.get(stage).and_then(|s| s.metrics.as_ref())));
+                if let (Some(bar), Some(known)) = (self.running.get(stage), state.stages.get(stage)) {
+                    let count = total.map_or_else(|| done.to_string(), |total| format!("{done}/{total}"));
+                    bar.set_message(format!("{count} {unit}{}", message(known, &event.time)));
+                    // Both at once: half of the last count beside half of this one would be a wrong picture.
+                    bar.update(|drawn| {
+                        drawn.set_pos(if total.is_some() { *done } else { 0 });
+                        drawn.set_len(total.unwrap_or(0).max(1));
+                    });
                 }
             }
             Event::StageNote { stage, text } => self.line("Note", &yellow, &format!("{stage}: {text}")),
@@ -117,6 +131,11 @@ impl Terminal {
             Event::StageMetrics { .. } | Event::StageSkipped { .. } => {}
             Event::RunFinished { outcome, seconds } => self.finish(*outcome, *seconds, state, [&green, &red, &yellow]),
         }
+        if let Some(whole) = &self.whole {
+            let ended =
+                ENDED.iter().filter(|(phase, _)| *phase != Phase::Pending).map(|(phase, _)| state.count(*phase));
+            whole.set_position(ended.sum::<usize>() as u64);
+        }
     }
 
     fn start(&mut self, stage: &StageId, reason: &Reason) {
@@ -125,14 +144,29 @@ impl Terminal {
         }
         // One that began before, and had to wait for a lost input, begins anew.
         self.clear(stage);
-        let bar = self.bars.add(ProgressBar::new_spinner());
-        if let Ok(style) = ProgressStyle::with_template("{prefix} {bar:24.cyan/blue} {pos}/{len} {msg} {eta}") {
-            bar.set_style(style.progress_chars("━╸─"));
-        }
-        bar.set_prefix(format!("{:>VERB$} {stage}", style("Running").for_stderr().cyan()));
+        let bar = ProgressBar::new(1);
+        let bar = match &self.whole {
+            Some(whole) => self.bars.insert_before(whole, bar),
+            None => self.bars.add(bar),
+        };
+        dress(&bar, "{wide_msg}");
+        let verb = style(format!("{:>VERB$}", "Running")).for_stderr().cyan();
+        bar.set_prefix(format!("{verb} {:width$}", stage.to_string(), width = self.width));
         bar.set_message(format!("({reason})"));
         bar.enable_steady_tick(Duration::from_millis(250));
         self.running.insert(stage.clone(), bar);
+    }
+
+    fn begin(&mut self, stages: &[StageId]) {
+        let names = stages.iter().map(|id| id.to_string().chars().count());
+        self.width = names.max().unwrap_or(0).min(NAME);
+        if self.live {
+            let whole = self.bars.add(ProgressBar::new(stages.len() as u64));
+            dress(&whole, "{pos}/{len} stages, {elapsed}");
+            whole.set_prefix(format!("{:>VERB$} {:width$}", "", "all", width = self.width));
+            whole.enable_steady_tick(Duration::from_secs(1));
+            self.whole = Some(whole);
+        }
     }
 
     fn clear(&mut self, stage: &StageId) {
@@ -144,6 +178,9 @@ impl Terminal {
     fn finish(&mut self, outcome: Outcome, seconds: f64, state: &RunState, [green, red, yellow]: [&Style; 3]) {
         for (_, bar) in std::mem::take(&mut self.running) {
             bar.finish_and_clear();
+        }
+        if let Some(whole) = self.whole.take() {
+            whole.finish_and_clear();
         }
         let parts: Vec<String> = counts(state, &ENDED).collect();
         let skipped: Vec<&StageId> =
@@ -169,11 +206,19 @@ fn dim(text: &str) -> String {
     style(text).for_stderr().dim().to_string()
 }
 
-fn message(unit: &str, metrics: Option<&Value>) -> String {
-    match metrics.and_then(|metrics| metrics.get("loss")).and_then(Value::as_f64) {
-        Some(loss) => format!("{unit} loss {loss:.3}"),
-        None => unit.to_owned(),
+/// Gives a bar its look: what it is of, how far it is, and these words.
+fn dress(bar: &ProgressBar, words: &str) {
+    if let Ok(style) = ProgressStyle::with_template(&format!("{{prefix}} {BAR} {words}")) {
+        bar.set_style(style.progress_chars("━╸─"));
     }
+}
+
+/// What is known of a stage beside its count: its loss, and the time that is left at the time `now`.
+fn message(stage: &StageState, now: &str) -> String {
+    let loss = stage.metrics.as_ref().and_then(|metrics| metrics.get("loss")).and_then(Value::as_f64);
+    let loss = loss.map(|loss| format!(", loss {loss:.3}")).unwrap_or_default();
+    let left = stage.seconds_left(now).map(|left| format!(", about {} left", duration(left))).unwrap_or_default();
+    format!("{loss}{left}")
 }
 
 /// Something that a person should know and that stops nothing.

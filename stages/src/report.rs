@@ -5,7 +5,8 @@
 //! results, statistics, metrics ─ input ─▶ ReportInput ─ build ─▶ Content ─┬─ write_tables ─▶ tables/*.{tex,csv,json}
 //!                                                                         │
 //!                                              who, when, what ─ Lineage ─┴─ write_pages ──▶ report.md, report.html,
-//!                                                                                            figures/*.svg, provenance.json
+//!                                                                                            figures/*.svg, provenance.json,
+//!                                                                                            ro-crate-metadata.json
 //! ```
 //!
 //! `tables/` depends on [`ReportInput`] alone, hence on artifacts alone: two runs of one recipe give the same bytes. The pages
@@ -62,7 +63,7 @@ pub fn write_tables(content: &Content, out: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Writes `report.md`, `report.html`, the figures that `report.md` shows, and `provenance.json` below `out`.
+/// Writes `report.md`, `report.html`, the figures that `report.md` shows, and the provenance below `out`.
 ///
 /// # Errors
 /// Of the file system, naming the path.
@@ -72,7 +73,10 @@ pub fn write_pages(content: &Content, lineage: &Lineage, out: &Path) -> io::Resu
     }
     write(&out.join("report.md"), &markdown::render(content, lineage))?;
     write(&out.join("report.html"), &html::render(content, lineage))?;
-    write(&out.join("provenance.json"), &provenance::render(content, lineage))
+    let provenance = provenance::render(content, lineage);
+    write(&out.join("provenance.json"), &provenance)?;
+    // By this name others know a crate.
+    write(&out.join("ro-crate-metadata.json"), &provenance)
 }
 
 /// Writes the whole report of a `report` stage's artifact below `out`: tables, pages, figures and provenance.

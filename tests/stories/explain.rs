@@ -308,12 +308,78 @@ fn colours_are_for_terminals_that_want_them() {
     }
 }
 
+/// A run of which one file is as another flow left it: what needs that file says so in one complaint, and the rest goes on.
 #[test]
-fn a_run_of_an_older_flow_is_passed_over_where_its_plan_is_needed() {
+fn a_run_of_another_flow_is_named_where_it_is_needed() {
     let environment = TestEnvironment::finished();
-    let run = runs(&environment).remove(0);
-    fs::write(environment.path(&format!(".flow/runs/{run}/plan.json")), "{\"recipe\": \"tiny\"}").unwrap();
-    let _ = environment.flow(&["status"]).succeeded();
-    let ended = environment.flow(&["why", "public"]).with_code(1);
-    assert!(ended.stderr.contains("plan.json: not a plan that this version of flow wrote"), "{ended:#?}");
+    let _ = environment.run(&["tokens[sea]"]).succeeded();
+    let [newer, older] = &runs(&environment)[..] else { panic!("two runs") };
+    let file = |name: &str| environment.path(&format!(".flow/runs/{older}/{name}"));
+    let complains = |command: &[&str], why: &str| {
+        let ended = environment.flow(command).with_code(2);
+        let errors = environment.flow(&[command, &["--json"]].concat()).json()["errors"].clone();
+        let message = format!("run {older} was made by another version of flow: {why}");
+        let said = errors[0]["message"].as_str().unwrap();
+        assert!(said.starts_with(&message) && errors.as_array().unwrap().len() == 1, "{message}: {errors:#}");
+        assert!(errors[0]["help"].as_str().unwrap().contains("`flow run RECIPE`"), "{errors:#}");
+        assert!(ended.stderr.contains("another version of flow"), "{ended:#?}");
+    };
+    let commands: [&[&str]; 4] = [
+        &["plan", "recipe.yaml", "--diff", older],
+        &["diff", older, newer],
+        &["diff", newer, older],
+        &["why", "tokens[sea]", "--run", older],
+    ];
+    let plan = environment.read(&format!(".flow/runs/{older}/plan.json"));
+    for (text, why) in [
+        (None, "it has no plan.json"),
+        (Some("{\"recipe\": \"tiny\"}".to_owned()), "its plan.json does not say which format it has"),
+        (Some(plan.replacen("\"format\": 1", "\"format\": 9", 1)), "its plan.json has format 9, and this flow reads 1"),
+        (Some("{\"format\": 1}".to_owned()), "its plan.json cannot be read (missing field"),
+        (Some(plan[..plan.len() / 2].to_owned()), "its plan.json cannot be read ("),
+    ] {
+        match &text {
+            Some(text) => fs::write(file("plan.json"), text).unwrap(),
+            None => fs::remove_file(file("plan.json")).unwrap(),
+        }
+        for command in commands {
+            complains(command, why);
+        }
+        for command in [&["status", older][..], &["logs", "tokens[sea]", "--run", older], &["runs"], &["cache", "gc"]] {
+            let _ = environment.flow(command).succeeded();
+        }
+    }
+    fs::write(file("plan.json"), &plan).unwrap();
+    fs::remove_file(file("recipe.json")).unwrap();
+    complains(&["diff", older, newer], "it has no recipe.json");
+
+    // Events that it does not read: the run is listed all the same, and nothing that it may need is freed.
+    let events = environment.read(&format!(".flow/runs/{older}/events.jsonl"));
+    fs::write(file("events.jsonl"), events.replace("stage-cached", "stage-found").replace("stage-started", "begun"))
+        .unwrap();
+    for command in [&["status", older][..], &["why", "public", "--run", older], &["logs", "public", "--run", older]] {
+        complains(command, "its events.jsonl cannot be read (unknown variant `");
+    }
+    let listed = environment.flow(&["runs", "--json"]).succeeded().json();
+    assert_eq!((&listed[0]["outcome"], &listed[1]["outcome"]), (&"done".into(), &"unreadable".into()));
+    line(&environment.flow(&["runs"]).succeeded().stdout, &format!("{older} of another flow"));
+    let refused = environment.flow(&["cache", "gc", "--grace", "0s", "--yes"]).with_code(2);
+    assert!(refused.stderr.contains("what it needs cannot be told: delete"), "{refused:#?}");
+    let _ = environment.flow(&["cache", "gc", "--keep-runs", "1"]).succeeded();
+}
+
+#[test]
+fn who_follows_a_run_sees_its_end() {
+    let environment = TestEnvironment::fresh();
+    environment.edit("tokens: 20K }", "tokens: 100K }");
+    let mut running = environment.start(&["public"]);
+    running.wait_until("the run has begun", || environment.flow(&["status"]).code == Some(0));
+    // A stage that is not reached yet is waited for, and that is said.
+    let followed = environment.flow(&["status", "--follow"]).succeeded();
+    assert!(followed.stdout.starts_with("run ") && followed.stdout.contains(" of tiny: done\n"), "{followed:#?}");
+    assert_eq!(followed.stdout.matches("of tiny").count(), 1, "a pipe gets the end alone: {followed:#?}");
+    line(&followed.stdout, "finished public");
+    assert_eq!(running.wait(), Some(0));
+    let again = environment.flow(&["status", "-f"]).succeeded();
+    assert_eq!(again.stdout, followed.stdout, "a run that has ended is not waited for");
 }

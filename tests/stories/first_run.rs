@@ -103,6 +103,11 @@ fn provenance_names_every_stage_its_artifact_and_what_it_was_made_of() {
     let read = merge["object"].as_array().unwrap().iter().map(|object| object["@id"].as_str().unwrap().to_owned());
     let inputs = ["public", "embed[public]", "expert[bread]", "expert[sea]", "expert[stars]"];
     assert_eq!(read.collect::<BTreeSet<_>>(), names(inputs.map(|input| format!("#artifact/{}", artifacts[input]))));
+    for action in graph.iter().filter(|entity| entity["@type"] == "CreateAction") {
+        let time = |name: &str| action[name].as_str().unwrap().to_owned();
+        assert!(time("startTime") <= time("endTime"), "{action}");
+    }
+    assert_eq!(environment.read("report/tiny/ro-crate-metadata.json"), environment.read("report/tiny/provenance.json"));
     // What the crate says that it holds is there.
     for part in graph.iter().find(|entity| entity["@id"] == "./").unwrap()["hasPart"].as_array().unwrap() {
         let file = format!("report/tiny/{}", part["@id"].as_str().unwrap());

@@ -5,7 +5,7 @@ use std::fs;
 use insta::assert_snapshot;
 use serde_json::Value;
 
-use super::environment::{Ended, TestEnvironment, walk};
+use super::environment::{Ended, TestEnvironment, names, walk};
 
 /// How large and how old something is is for a test of its own: here the words must not drift.
 fn words(ended: &Ended) -> String {
@@ -54,8 +54,20 @@ fn the_store_is_listed_and_measured() {
         let rows = environment.flow(&["cache", "ls", filter, "--json"]).succeeded().json();
         assert_eq!(rows.as_array().unwrap().len(), count, "{filter}");
     }
-    let none = environment.flow(&["cache", "ls", "exprt"]).succeeded();
-    assert!(none.stderr.contains("none of the 31 records is of `exprt`"), "{none:#?}");
+    for (name, help) in [
+        ("exprt", "did you mean `expert` or `expert[bread]` or `expert[sea]`?"),
+        ("expert[see]", "did you mean `expert[sea]`"),
+        ("train-xpert", "did you mean `train-expert`"),
+        ("zzz", "name a stage, or one of the kinds curate, embed, ensemble, evaluate, "),
+    ] {
+        let none = environment.flow(&["cache", "ls", name, "--json"]).with_code(2).json()["errors"][0].clone();
+        assert_eq!(none["message"], format!("no stage or kind on record is named `{name}`"));
+        assert!(none["help"].as_str().unwrap().starts_with(help), "{none:#}");
+    }
+    let empty = TestEnvironment::empty();
+    fs::create_dir(empty.path(".flow")).unwrap();
+    let nothing = empty.flow(&["cache", "ls", "exprt"]).succeeded();
+    assert_eq!(nothing.stderr, "the store in .flow is empty: nothing is on record\n");
 
     let used = environment.flow(&["cache", "du", "--json"]).succeeded().json();
     let on_disk: u64 =
@@ -94,14 +106,20 @@ fn damage_is_found_named_and_mended() {
     let why = environment.flow(&["why", "recipe.yaml", "expert[sea]", "--json"]).succeeded().json();
     assert_eq!(why["state"], "evicted");
     let plan = environment.flow(&["plan", "recipe.yaml", "flexolmo"]).succeeded().stdout;
-    let waits = plan.lines().find(|line| line.contains("will run flexolmo")).unwrap();
-    assert!(
-        waits.ends_with("waits for expert[sea], since the bytes of expert[sea] are no longer in the store"),
-        "{plan}"
-    );
+    let lost = plan.lines().find(|line| line.contains("cached expert[sea]")).unwrap();
+    assert!(lost.ends_with(", by its record: its bytes are gone, and nothing needs them"), "{plan}");
+    assert!(plan.contains("cached flexolmo") && plan.ends_with("0 will run\n"), "{plan}");
     let started = environment.run(&[]).succeeded().stages("stage-started");
-    assert!(started.contains("expert[sea]") && started.contains("soup") && started.len() == 2, "{started:?}");
+    assert!(started.is_empty(), "nothing needs what is gone: {started:?}");
     assert_eq!(environment.artifacts("report/tiny"), artifacts);
+    // An export wants bytes, and so does who asks for the stage.
+    let bare = environment.flow(&["export", "recipe.yaml", "soup", "--out", "model"]).with_code(2);
+    assert!(bare.stderr.contains("`soup` is not in the cache with these params"), "{bare:#?}");
+    let sent = environment.flow(&["cache", "push", "recipe.yaml", "--remote", "shared", "--json"]).succeeded();
+    assert_eq!(sent.lines().pop().unwrap()["records"], 29);
+    assert_eq!(sent.stderr, "2 of the 31 stages are in neither store\n");
+    let started = environment.run(&["expert[sea]", "soup"]).succeeded().stages("stage-started");
+    assert_eq!(started, names(["expert[sea]", "soup"]));
 
     let json = environment.flow(&["cache", "verify", "--json"]).succeeded().json();
     assert_eq!((&json["sound"], &json["corrupt_blobs"]), (&Value::Bool(true), &Value::Array(Vec::new())));
@@ -158,6 +176,61 @@ fn nothing_goes_before_a_person_says_yes_and_nothing_that_a_run_or_a_pin_needs()
     let _ = environment.flow(&["cache", "unpin", "the best soup"]).succeeded();
     let more = gc(&environment, &["--keep-runs", "1", "--json"]).json();
     assert_eq!(more["stages"].as_array().unwrap().iter().filter(|s| s["artifact"] == artifact.as_str()).count(), 1);
+}
+
+/// What goes must not change what a plan says of the rest: that is the digests' work, which stay on record.
+#[test]
+fn bytes_that_went_leave_a_plan_that_is_true() {
+    let environment = TestEnvironment::finished();
+    let _ = gc(&environment, &["--keep-runs", "0", "--yes"]);
+    let said = |more: &[&str]| {
+        let plan = environment.flow(&[&["plan", "recipe.yaml"], more].concat()).succeeded().stdout;
+        plan.lines().last().unwrap().split(',').take(2).collect::<Vec<_>>().join(",")
+    };
+    // The report is what is asked for, and it reads evaluations; models and tokens are needed no more.
+    let plan = environment.flow(&["plan", "recipe.yaml", "--json"]).succeeded().json();
+    let stages = plan["stages"].as_array().unwrap();
+    let of = |word: &str| -> Vec<&str> {
+        let these = stages.iter().filter(|stage| stage["verdict"]["verdict"] == word);
+        these.map(|stage| stage["stage"].as_str().unwrap()).collect()
+    };
+    assert!(stages.iter().all(|stage| stage["verdict"]["key"].is_string()), "each key is known: {plan:#}");
+    let will_run: std::collections::BTreeSet<String> = names(of("run"));
+    assert!(will_run.contains("report") && will_run.contains("eval-public"), "{will_run:?}");
+    assert_eq!(said(&[]), format!("{} cached, {} will run", 31 - will_run.len(), will_run.len()));
+    // And a run does what the plan says, to the same bytes.
+    let before = environment.artifacts("report/tiny");
+    assert_eq!(environment.runs_again(), will_run);
+    assert_eq!(environment.artifacts("report/tiny"), before);
+}
+
+#[test]
+fn a_store_that_serves_several_recipes_keeps_all_of_them() {
+    let environment = TestEnvironment::finished();
+    let other =
+        environment.read("recipe.yaml").replace("name: tiny\n", "name: other\n").replace("tokens: 8K,", "tokens: 9K,");
+    environment.write("other.yaml", other);
+    let _ = environment.flow(&["run", "other.yaml", "expert[sea]", "--json"]).succeeded();
+    let would_go = |recipes: &[&str]| -> Vec<String> {
+        let all = [recipes, &["--keep-runs", "0", "--json"]].concat();
+        let plan = gc(&environment, &all).json();
+        plan["stages"].as_array().unwrap().iter().map(|stage| stage["stage"].as_str().unwrap().to_owned()).collect()
+    };
+    assert!(would_go(&["recipe.yaml"]).contains(&"expert[sea]".to_owned()), "what the other recipe made");
+    assert!(would_go(&["other.yaml"]).len() > 10, "what follows on the first one's experts");
+    assert_eq!(would_go(&["recipe.yaml", "other.yaml"]), [""; 0]);
+    let text = gc(&environment, &["recipe.yaml", "other.yaml", "--keep-runs", "0", "--yes"]).stdout;
+    assert!(text.contains("kept: all of 0 runs, all of recipes tiny and other, 0 pins"), "{text}");
+    let kept = gc(&environment, &["recipe.yaml", "other.yaml", "--json"]).json()["kept"]["recipes"].clone();
+    assert_eq!(kept, serde_json::json!(["tiny", "other"]));
+    // What is set is set in each of them; one that does not read frees nothing.
+    let _ = gc(&environment, &["recipe.yaml", "other.yaml", "-s", "stages.expert.with.tokens=9K"]);
+    let blobs = walk(&environment.path(".flow/v1/blobs")).len();
+    let refused = environment
+        .flow(&["cache", "gc", "recipe.yaml", "another.yaml", "--grace", "0s", "--keep-runs", "0", "--yes"])
+        .with_code(2);
+    assert!(refused.stderr.contains("another.yaml"), "{refused:#?}");
+    assert_eq!(walk(&environment.path(".flow/v1/blobs")).len(), blobs);
 }
 
 #[test]

@@ -176,7 +176,7 @@ fn provenance(out: &mut String, lineage: &Lineage) {
     open(out, "provenance", "Provenance");
     out.push_str(
         "<p>Every artifact is known by the BLAKE3 digest of its files, every stage by the key of what it was made from. All \
-         of this is in <code>provenance.json</code>, an RO-Crate 1.1 metadata document.</p>\n",
+         of this is in <code>ro-crate-metadata.json</code>, which makes this folder an RO-Crate 1.1.</p>\n",
     );
     let mut accepted = lineage.accepted().peekable();
     if accepted.peek().is_some() {

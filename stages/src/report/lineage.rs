@@ -59,6 +59,8 @@ pub struct StageLine {
     pub seconds: f64,
     /// When it was made, RFC 3339.
     pub started: Option<String>,
+    /// When its process had ended, RFC 3339.
+    pub ended: Option<String>,
     /// Where it was made.
     pub host: Option<String>,
     /// (role, digest of the artifact).

@@ -53,7 +53,7 @@ fn provenance(out: &mut String, lineage: &Lineage) {
     out.push_str("## Provenance\n\n");
     out.push_str(
         "Every artifact is known by the BLAKE3 digest of its files, every stage by the key of what it was made from. All \
-         of this is in `provenance.json`, an RO-Crate 1.1 metadata document.\n\n",
+         of this is in `ro-crate-metadata.json`, which makes this folder an RO-Crate 1.1.\n\n",
     );
     let mut accepted = lineage.accepted().peekable();
     if accepted.peek().is_some() {

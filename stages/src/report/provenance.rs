@@ -1,8 +1,9 @@
-//! `provenance.json`: the folder and its making as an [RO-Crate 1.1](https://w3id.org/ro/crate/1.1) metadata document, in the
-//! terms of schema.org. Every stage is a `CreateAction` with the artifacts that it took (`object`) and made (`result`); an
-//! artifact is known by its BLAKE3 digest. Rename the file to `ro-crate-metadata.json` and the folder is a crate.
+//! `ro-crate-metadata.json`, and the same as `provenance.json`: the folder and its making as an
+//! [RO-Crate 1.1](https://w3id.org/ro/crate/1.1) that holds to the
+//! [Process Run Crate 0.5](https://w3id.org/ro/wfrun/process/0.5), in the terms of schema.org. Every stage is a `CreateAction`
+//! with the artifacts that it took (`object`) and made (`result`); an artifact is known by its BLAKE3 digest.
 //!
-//! No licence is stated, for only the owner of the data can.
+//! A crate must name a licence, which only the owner of the data can give: it says that none is stated.
 
 use std::collections::BTreeSet;
 
@@ -14,6 +15,10 @@ use super::{
     json::{sorted, text},
     lineage::Lineage,
 };
+
+/// What the crate says of actions holds to this.
+const PROFILE: &str = "https://w3id.org/ro/wfrun/process/0.5";
+const LICENCE: &str = "#licence";
 
 pub(super) fn render(content: &Content, lineage: &Lineage) -> String {
     let mut graph = vec![json!({
@@ -30,6 +35,8 @@ pub(super) fn render(content: &Content, lineage: &Lineage) -> String {
         "name": format!("Report of {}", lineage.recipe),
         "description": format!("{} {}", lineage.summary(), lineage.numerics_sentence()),
         "hasPart": files.iter().map(|(path, _, _)| json!({ "@id": path })).collect::<Vec<_>>(),
+        "conformsTo": { "@id": PROFILE },
+        "license": { "@id": LICENCE },
         "mainEntity": { "@id": "report.html" },
         "mentions": lineage.stages.iter().map(|stage| json!({ "@id": stage_id(&stage.name) })).collect::<Vec<_>>(),
     });
@@ -37,6 +44,13 @@ pub(super) fn render(content: &Content, lineage: &Lineage) -> String {
         fields.insert("datePublished".to_owned(), json!(made));
     }
     graph.push(root);
+    graph.push(json!({ "@id": PROFILE, "@type": "CreativeWork", "name": "Process Run Crate", "version": "0.5" }));
+    graph.push(json!({
+        "@id": LICENCE,
+        "@type": "CreativeWork",
+        "name": "No licence stated",
+        "description": "Whoever owns the texts and the models decides on what others may do with this report; flow does not know.",
+    }));
     for (path, format, name) in &files {
         graph.push(json!({ "@id": path, "@type": "File", "encodingFormat": format, "name": name }));
     }
@@ -77,6 +91,8 @@ pub(super) fn render(content: &Content, lineage: &Lineage) -> String {
         let mut objects: Vec<Value> =
             stage.inputs.iter().map(|(_, digest)| json!({ "@id": artifact_id(digest) })).collect();
         objects.dedup();
+        // One value stands alone: so the crate's recommendations want it.
+        let objects = if let [one] = objects.as_slice() { one.clone() } else { Value::Array(objects) };
         let roles: Vec<String> = stage.inputs.iter().map(|(role, digest)| format!("{role}=blake3:{digest}")).collect();
         let mut facts = vec![
             ("key", json!(stage.key)),
@@ -93,15 +109,19 @@ pub(super) fn render(content: &Content, lineage: &Lineage) -> String {
         let mut action = json!({
             "@id": stage_id(&stage.name),
             "@type": "CreateAction",
-            "actionStatus": { "@id": "http://schema.org/CompletedActionStatus" },
+            "actionStatus": "http://schema.org/CompletedActionStatus",
             "additionalProperty": properties,
             "instrument": [{ "@id": "#flow" }, { "@id": "#recipe" }],
             "name": stage.name,
+            "description": format!("Stage {} of {}, of the kind {}", stage.name, lineage.recipe, stage.kind),
             "object": objects,
             "result": { "@id": artifact_id(&stage.artifact) },
         });
         if let (Some(started), Some(fields)) = (&stage.started, action.as_object_mut()) {
             fields.insert("startTime".to_owned(), json!(started));
+        }
+        if let (Some(ended), Some(fields)) = (&stage.ended, action.as_object_mut()) {
+            fields.insert("endTime".to_owned(), json!(ended));
         }
         graph.push(action);
     }

@@ -128,6 +128,7 @@ pub(super) fn lineage() -> Lineage {
         bytes: 1500 * at * at * at,
         seconds: 7.4 * at as f64 * at as f64,
         started: Some(format!("2025-01-01T12:00:{at:02}Z")),
+        ended: Some(format!("2025-01-01T13:00:{at:02}Z")),
         host: Some("host".into()),
         inputs: inputs.iter().map(|(role, at)| ((*role).to_owned(), digest(*at))).collect(),
         params: json!({"steps": 80, "lr": 0.003, "about": "a < b"}),

@@ -332,6 +332,39 @@ fn provenance_is_flat_and_every_reference_is_answered() {
     }
 }
 
+/// What RO-Crate 1.1 and the Process Run Crate 0.5 ask for by MUST, and what of the SHOULDs flow can know.
+#[test]
+fn the_folder_is_a_crate() {
+    let files = written(&sample::input(), &sample::lineage());
+    assert_eq!(files["ro-crate-metadata.json"], files["provenance.json"]);
+    let crate_: serde_json::Value = serde_json::from_str(&files["ro-crate-metadata.json"]).unwrap();
+    assert_eq!(crate_["@context"], "https://w3id.org/ro/crate/1.1/context");
+    let graph = crate_["@graph"].as_array().unwrap();
+    let entity = |id: &str| graph.iter().find(|entity| entity["@id"] == id).unwrap();
+    let descriptor = entity("ro-crate-metadata.json");
+    assert_eq!((&descriptor["@type"], &descriptor["about"]["@id"]), (&"CreativeWork".into(), &"./".into()));
+    assert_eq!(descriptor["conformsTo"]["@id"], "https://w3id.org/ro/crate/1.1");
+    let root = entity("./");
+    for must in ["name", "description", "datePublished"] {
+        assert!(root[must].as_str().is_some_and(|text| !text.is_empty()), "{must}");
+    }
+    for linked in ["license", "conformsTo"] {
+        let linked = entity(root[linked]["@id"].as_str().unwrap());
+        assert!(linked["@type"] == "CreativeWork" && linked["name"].is_string(), "{linked}");
+    }
+    let mentioned: Vec<&str> = root["mentions"].as_array().unwrap().iter().filter_map(|m| m["@id"].as_str()).collect();
+    let actions = graph.iter().filter(|entity| entity["@type"] == "CreateAction");
+    assert_eq!(actions.clone().count(), sample::lineage().stages.len());
+    for action in actions {
+        assert!(mentioned.contains(&action["@id"].as_str().unwrap()), "{action}");
+        assert!(action["instrument"].as_array().is_some_and(|tools| !tools.is_empty()), "{action}");
+        assert_eq!(action["actionStatus"], "http://schema.org/CompletedActionStatus");
+        let time = |name: &str| action[name].as_str().unwrap().to_owned();
+        assert!(time("startTime") < time("endTime"), "{action}");
+        assert!(action["object"].as_array().is_none_or(|objects| objects.len() != 1), "{action}");
+    }
+}
+
 #[test]
 fn the_evaluate_stages_own_file_is_read() {
     let text = r#"{"average": {"bits_per_byte": 1.5, "cloze": null},
