@@ -116,7 +116,7 @@ pub struct DeviceArgs {
     #[arg(long, value_name = "DEVICE", env = "FLOW_DEVICE")]
     pub device: Option<String>,
     /// Cores that stages may use together [default: all].
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub threads: Option<u32>,
 }
 

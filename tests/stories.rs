@@ -9,6 +9,7 @@ mod stories {
     mod broken_sources;
     mod corpus;
     mod cut_off;
+    mod documented;
     mod environment;
     mod explain;
     mod first_run;

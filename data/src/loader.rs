@@ -67,7 +67,7 @@ impl Loader {
             if value == 0 || value > u32::MAX as usize {
                 return Err(Error::Parameter {
                     name: name.into(),
-                    reason: format!("{value} is not within 1 and 2^32 - 1"),
+                    reason: format!("{value} is not between 1 and 2^32 - 1"),
                 });
             }
         }

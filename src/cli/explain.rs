@@ -6,6 +6,7 @@ use clap::{Args, Subcommand};
 use flow_pipeline::units::Duration;
 
 use super::{DeviceArgs, RecipeArgs, StoreArgs};
+use crate::failure::Failure;
 
 /// The store, where no other behind it matters.
 #[derive(Debug, Args)]
@@ -33,6 +34,24 @@ impl MaybeRecipeArgs {
     pub fn given(&self) -> Option<RecipeArgs> {
         let recipe = self.recipe.clone()?;
         Some(RecipeArgs { recipe, profile: self.profile.clone(), set: self.set.clone() })
+    }
+}
+
+impl WhyArgs {
+    /// The stage, and the recipe if one was given.
+    pub fn asked(&self) -> Result<(String, Option<RecipeArgs>), Failure> {
+        let with = |recipe: &String| RecipeArgs {
+            recipe: PathBuf::from(recipe),
+            profile: self.profile.clone(),
+            set: self.set.clone(),
+        };
+        let help = "`flow why RECIPE STAGE` asks about now, `flow why STAGE --run RUN` about a run".to_owned();
+        match self.named.as_slice() {
+            [recipe, stage] if self.run.is_none() => Ok((stage.clone(), Some(with(recipe)))),
+            [_, _] => Err(Failure::usage("a recipe and a run are two things to ask about", help)),
+            [stage] if self.profile.is_empty() && self.set.is_empty() => Ok((stage.clone(), None)),
+            _ => Err(Failure::usage("what is laid over a recipe needs the recipe", help)),
+        }
     }
 }
 
@@ -84,15 +103,20 @@ pub struct LogsArgs {
 
 /// `flow why`.
 #[derive(Debug, Args)]
-#[command(allow_missing_positional = true)]
+#[command(override_usage = "flow why [OPTIONS] [RECIPE] <STAGE>")]
 pub struct WhyArgs {
-    #[command(flatten)]
-    pub recipe: MaybeRecipeArgs,
-    /// The stage: of the recipe or, where none is given, of the last run.
-    #[arg(required = true)]
-    pub stage: Option<String>,
+    /// The stage: of a recipe that stands before it or, where none does, of the last run.
+    // One list, since options may stand between the two.
+    #[arg(value_name = "STAGE", required = true, num_args = 1..=2)]
+    pub named: Vec<String>,
+    /// Lay a profile of the recipe over it. May be given more than once.
+    #[arg(long, short, value_name = "NAME")]
+    pub profile: Vec<String>,
+    /// Set one value: `stages.expert.with.steps=10`, or a variable's name. May be given more than once.
+    #[arg(long, short, value_name = "PATH=VALUE", value_parser = super::assignment)]
+    pub set: Vec<(String, String)>,
     /// The run [default: the last one].
-    #[arg(long, value_name = "RUN", conflicts_with = "recipe")]
+    #[arg(long, value_name = "RUN")]
     pub run: Option<String>,
     #[command(flatten)]
     pub store: StoreArgs,

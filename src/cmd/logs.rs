@@ -51,7 +51,10 @@ pub fn logs(args: &LogsArgs, json: bool) -> Ended {
         return Ok(ExitCode::SUCCESS);
     }
     match text.as_deref() {
-        Some("") | None => view::terminal::remark(&format!("{id} ({}) printed nothing", phase(&stage))),
+        Some("") | None => {
+            let error = stage.error.as_ref().map(|error| format!("; it failed: {}", error.message)).unwrap_or_default();
+            view::terminal::remark(&format!("{id} ({}) printed nothing{error}", phase(&stage)));
+        }
         Some(text) => {
             if let Some(run) = run.filter(|run| run != folder.id()) {
                 view::terminal::remark(&format!("{id} was cached; this is what it printed in run {run}"));

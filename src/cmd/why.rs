@@ -31,13 +31,13 @@ pub fn why(args: &WhyArgs, json: bool) -> Ended {
 }
 
 async fn find(args: &WhyArgs) -> Result<Known, Failure> {
-    let name = args.stage.clone().unwrap_or_default();
-    if let Some(recipe) = args.recipe.given() {
+    let (name, recipe) = args.asked()?;
+    if let Some(recipe) = recipe {
         let cache = planning::open(&args.store).await?;
         let plan = planning::planned(&recipe, std::slice::from_ref(&name), &cache, &args.device).await?;
         let id = planning::choose(plan.stages.iter().map(|stage| &stage.stage), &name)?;
         let artifacts = plan.artifacts();
-        return look(&cache, &plan, &artifacts, &id, None).await;
+        return look(&cache, &plan, &artifacts, &id).await;
     }
     let folder = planning::run(&args.store.store, args.run.as_deref())?;
     let state = folder.state()?;
@@ -46,16 +46,11 @@ async fn find(args: &WhyArgs) -> Result<Known, Failure> {
     let artifacts = history::artifacts(&state);
     let mut plan = history::settled(folder.plan()?, &state);
     planning::explain(&mut plan, &artifacts, &cache).await?;
-    look(&cache, &plan, &artifacts, &id, Some(folder.id().to_owned())).await
+    let known = look(&cache, &plan, &artifacts, &id).await?;
+    Ok(Known { run: Some(folder.id().to_owned()), ended: state.stages.get(&id).cloned(), ..known })
 }
 
-async fn look(
-    cache: &Cache,
-    plan: &WrittenPlan,
-    artifacts: &Artifacts,
-    id: &StageId,
-    run: Option<String>,
-) -> Result<Known, Failure> {
+async fn look(cache: &Cache, plan: &WrittenPlan, artifacts: &Artifacts, id: &StageId) -> Result<Known, Failure> {
     let Some(planned) = plan.stage(id) else {
         return Err(planning::choose(plan.stages.iter().map(|stage| &stage.stage), &id.to_string())
             .err()
@@ -80,7 +75,8 @@ async fn look(
     });
     Ok(Known {
         recipe: plan.recipe.clone(),
-        run,
+        run: None,
+        ended: None,
         inputs: inputs.collect(),
         planned: planned.clone(),
         parts,

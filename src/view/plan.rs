@@ -1,11 +1,14 @@
 //! A plan as a table: verdict, reason, cost.
 
-use std::fmt::Write;
+use std::{collections::BTreeMap, fmt::Write};
 
 use console::Style;
-use flow_pipeline::plan::{
-    Cause, Reason, Verdict, WrittenPlan, WrittenStage,
-    compare::{Comparison, Difference},
+use flow_pipeline::{
+    names::StageId,
+    plan::{
+        Cause, Reason, Verdict, WrittenPlan, WrittenStage,
+        compare::{Comparison, Difference},
+    },
 };
 
 use super::numbers::{bytes, count, duration, hours as shown_hours};
@@ -17,6 +20,7 @@ const NAMED: usize = 2;
 pub fn text(plan: &WrittenPlan) -> String {
     let (cyan, yellow, red) = (Style::new().cyan(), Style::new().yellow(), Style::new().red());
     let mut rows = Vec::new();
+    let takers = takers(plan);
     for stage in &plan.stages {
         let (word, colour, why) = match &stage.verdict {
             Verdict::Cached { artifact, .. } if stage.hollow => (
@@ -25,6 +29,10 @@ pub fn text(plan: &WrittenPlan) -> String {
                 format!("{}, by its record: its bytes are gone, and nothing needs them", artifact.short()),
             ),
             Verdict::Cached { artifact, .. } => ("cached", &cyan, artifact.short()),
+            Verdict::Run { reason: Reason::Evicted, .. } => {
+                let taker = takers.get(&stage.stage).map(|taker| format!(", and {taker} needs them"));
+                ("will run", &yellow, format!("{}{}", Reason::Evicted, taker.unwrap_or_default()))
+            }
             Verdict::Run { reason, .. } => ("will run", &yellow, format!("{reason}{}", since(stage, reason))),
             Verdict::Blocked { error } => ("blocked", &red, error.message.clone()),
         };
@@ -42,6 +50,18 @@ pub fn text(plan: &WrittenPlan) -> String {
     }
     let _ = writeln!(out, "\n{}", summary(plan));
     out
+}
+
+/// For each stage the first of those that take it and will run.
+fn takers(plan: &WrittenPlan) -> BTreeMap<&StageId, &StageId> {
+    let run = plan.stages.iter().filter(|stage| matches!(stage.verdict, Verdict::Run { .. }));
+    let mut takers = BTreeMap::new();
+    for stage in run {
+        for input in stage.inputs.values() {
+            takers.entry(input).or_insert(&stage.stage);
+        }
+    }
+    takers
 }
 
 /// What a reason goes back to, where it does not say so itself. A stage that never ran needs no history.

@@ -19,16 +19,21 @@ pub fn word(standing: Standing) -> &'static str {
     }
 }
 
+/// A time (RFC 3339, UTC) as people read it.
+fn to_the_second(time: &str) -> String {
+    time.replacen('T', " ", 1).chars().take(19).collect()
+}
+
 /// The runs for people.
 pub fn text(runs: &[RunSummary]) -> String {
-    let mut rows = vec![row(["run", "recipe", "started", "outcome", "made", "cached", "failed", "of", "time"])];
+    let mut rows = vec![row(["run", "recipe", "started (UTC)", "outcome", "made", "cached", "failed", "of", "time"])];
     for run in runs {
         let [made, cached, failed, of] =
             [run.finished, run.cached, run.failed, run.stages].map(|count: usize| count.to_string());
         rows.push(vec![
             run.run.clone(),
             run.recipe.clone(),
-            run.started.clone().unwrap_or_default(),
+            run.started.as_deref().map(to_the_second).unwrap_or_default(),
             word(run.outcome).to_owned(),
             made,
             cached,

@@ -5,6 +5,7 @@ use std::fmt::Write;
 use console::Style;
 use flow_cache::{ArtifactDigest, Record, StageKey};
 use flow_pipeline::{
+    event::state::{Phase, StageState},
     key::{self, KeyParts},
     names::StageId,
     plan::{Reason, Verdict, WrittenStage},
@@ -49,6 +50,8 @@ pub struct Known {
     pub recipe: String,
     /// The run that was asked about, if it was one.
     pub run: Option<String>,
+    /// How the stage stands in that run.
+    pub ended: Option<StageState>,
     /// The stage as planned, or as the run had it.
     pub planned: WrittenStage,
     /// The parts of its key, as far as its inputs are known.
@@ -146,6 +149,24 @@ fn reasons(out: &mut String, known: &Known) {
         Verdict::Cached { .. } => return line(out, "would run", "no: its result is in the cache"),
         Verdict::Blocked { error } => return line(out, "blocked", &error.message),
         Verdict::Run { reason, .. } => (if known.run.is_some() { "it ran" } else { "would run" }, reason),
+    };
+    // What was not reached did not run, whatever it was waiting for.
+    let word = match known.ended.as_ref().map(|ended| (ended.phase, ended)) {
+        Some((Phase::Skipped, ended)) => {
+            let other = ended.blocked_by.as_deref().unwrap_or("another stage");
+            line(out, "it ran", &format!("not: it was not reached, because of {other}"));
+            "it would"
+        }
+        Some((Phase::Pending | Phase::Waiting, _)) => {
+            line(out, "it ran", "not: it was not begun");
+            "it would"
+        }
+        Some((Phase::Failed, ended)) => {
+            let error = ended.error.as_ref().map(|error| error.message.as_str()).unwrap_or_default();
+            line(out, "failed", error);
+            word
+        }
+        _ => word,
     };
     match reason {
         // One line would cut them short.

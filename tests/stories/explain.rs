@@ -164,11 +164,25 @@ fn the_log_of_a_stage_is_kept_with_its_result() {
     let log = environment.flow(&["logs", "corpus[sea]", "--json"]).succeeded().json();
     assert_eq!((log["run"].as_str(), log["phase"].as_str()), (Some(made.as_str()), Some("cached")));
 
-    // One that was not reached has none.
+    // One that was not reached has none, and one that failed early may have said nothing but its error.
     environment.edit("vocab_size: 384", "vocab_size: 5");
     let _ = environment.run(&["tokens[sea]"]).with_code(1);
     let ended = environment.flow(&["logs", "tokens[sea]"]).succeeded();
     assert_eq!((ended.stdout.as_str(), ended.stderr.as_str()), ("", "tokens[sea] (skipped) printed nothing\n"));
+    assert_eq!(environment.flow(&["logs", "tokens[sea]", "--json"]).succeeded().json()["run"], Value::Null);
+    let ended = environment.flow(&["logs", "tokenizer"]).succeeded();
+    assert!(
+        ended.stderr.contains("tokenizer (failed) printed nothing; it failed: use parameter `vocab_size`"),
+        "{ended:#?}"
+    );
+
+    // Neither of them ran as if all were well.
+    let skipped = environment.flow(&["why", "tokens[sea]"]).succeeded().stdout;
+    assert!(line(&skipped, "it ran").ends_with("not: it was not reached, because of tokenizer"), "{skipped}");
+    assert!(line(&skipped, "it would").ends_with("waits for tokenizer"), "{skipped}");
+    let failed = environment.flow(&["why", "tokenizer"]).succeeded().stdout;
+    assert!(line(&failed, "failed").contains("use parameter `vocab_size`: 5 is not between"), "{failed}");
+    assert!(line(&failed, "it ran").ends_with("vocab_size: 384 → 5"), "{failed}");
 }
 
 #[test]
@@ -196,6 +210,16 @@ fn why_shows_all_that_a_result_depends_on() {
     let ran = environment.flow(&["why", "flexolmo", "--json"]).succeeded().json();
     for part in ["parts", "key", "record", "inputs", "state"] {
         assert_eq!(planned[part], ran[part], "{part}");
+    }
+    // Options may stand anywhere.
+    let set = environment.flow(&["why", "recipe.yaml", "--set", "data=text", "soup", "--json"]).succeeded().json();
+    assert_eq!((&set["planned"]["stage"], &set["state"]), (&"soup".into(), &"cached".into()));
+    for (command, message) in [
+        (&["why", "recipe.yaml", "soup", "--run", "x"][..], "a recipe and a run are two things to ask about"),
+        (&["why", "soup", "--set", "data=text"], "what is laid over a recipe needs the recipe"),
+    ] {
+        let ended = environment.flow(command).with_code(2);
+        assert!(ended.stderr.contains(message) && ended.stderr.contains("`flow why RECIPE STAGE` asks"), "{ended:#?}");
     }
     assert_eq!(planned["state"], "cached");
     assert_eq!(planned["record"]["artifact"], environment.artifacts("report/tiny")["flexolmo"].as_str());

@@ -187,7 +187,7 @@ fn bytes_that_went_leave_a_plan_that_is_true() {
         let plan = environment.flow(&[&["plan", "recipe.yaml"], more].concat()).succeeded().stdout;
         plan.lines().last().unwrap().split(',').take(2).collect::<Vec<_>>().join(",")
     };
-    // The report is what is asked for, and it reads evaluations; models and tokens are needed no more.
+    // The report is what is asked for, and all that it is made of went with it.
     let plan = environment.flow(&["plan", "recipe.yaml", "--json"]).succeeded().json();
     let stages = plan["stages"].as_array().unwrap();
     let of = |word: &str| -> Vec<&str> {
@@ -197,6 +197,9 @@ fn bytes_that_went_leave_a_plan_that_is_true() {
     assert!(stages.iter().all(|stage| stage["verdict"]["key"].is_string()), "each key is known: {plan:#}");
     let will_run: std::collections::BTreeSet<String> = names(of("run"));
     assert!(will_run.contains("report") && will_run.contains("eval-public"), "{will_run:?}");
+    let text = environment.flow(&["plan", "recipe.yaml"]).succeeded().stdout;
+    let lost = text.lines().find(|line| line.contains("will run eval-soup")).unwrap();
+    assert!(lost.ends_with("its bytes are no longer in the store, and report needs them"), "{text}");
     assert_eq!(said(&[]), format!("{} cached, {} will run", 31 - will_run.len(), will_run.len()));
     // And a run does what the plan says, to the same bytes.
     let before = environment.artifacts("report/tiny");

@@ -95,7 +95,7 @@ pub fn try_train(texts: impl Iterator<Item = Result<String>> + Send, params: &To
     let smallest = special.len() + ByteLevel::alphabet().len();
     let wrong = |name: &str, reason: String| Err(Error::Parameter { name: name.into(), reason });
     if params.vocab_size < smallest || params.vocab_size > 1 << 24 {
-        let reason = format!("{} is not within {smallest} (special tokens and bytes) and 2^24", params.vocab_size);
+        let reason = format!("{} is not between {smallest} (special tokens and bytes) and 2^24", params.vocab_size);
         return wrong("vocab_size", reason);
     }
     if params.max_bytes > MAX_BYTES {
