@@ -192,7 +192,9 @@ fn a_log_is_followed_until_its_stage_ends() {
     let mut running = environment.start(&["public"]);
     running.wait_until("the run has begun", || environment.flow(&["status"]).code == Some(0));
     let followed = environment.flow(&["logs", "public", "--follow"]).succeeded();
-    assert_eq!(followed.stderr, "public: finished\n");
+    // Whether it had begun by then is chance.
+    let said = followed.stderr.strip_prefix("public has not begun yet\n").unwrap_or(&followed.stderr);
+    assert_eq!(said, "public: finished\n");
     assert!(followed.stdout.contains(" of 196 steps"), "{followed:#?}");
     let status = environment.flow(&["status", "--json"]).succeeded().json();
     assert_eq!(status["stages"]["public"]["phase"], "finished", "it did not end before the stage");
