@@ -36,7 +36,12 @@ pub fn text(plan: &WrittenPlan) -> String {
             Verdict::Run { reason, .. } => ("will run", &yellow, format!("{reason}{}", since(stage, reason))),
             Verdict::Blocked { error } => ("blocked", &red, error.message.clone()),
         };
-        let cost = if matches!(stage.verdict, Verdict::Cached { .. }) { String::new() } else { cost(stage) };
+        let cost = match &stage.verdict {
+            Verdict::Cached { .. } => String::new(),
+            // What it would cost is the lesser trouble.
+            Verdict::Blocked { error } => error.help.clone().unwrap_or_default(),
+            Verdict::Run { .. } => cost(stage),
+        };
         rows.push((word, colour, stage.stage.to_string(), why, cost));
     }
     let width = rows.iter().map(|row| row.2.chars().count()).max().unwrap_or(0);
@@ -136,7 +141,7 @@ fn summary(plan: &WrittenPlan) -> String {
     let blocked = counted(|verdict| matches!(verdict, Verdict::Blocked { .. }));
     let mut parts = vec![format!("{cached} cached"), format!("{run} will run")];
     if blocked > 0 {
-        parts.push(format!("{blocked} blocked"));
+        parts.push(format!("{blocked} blocked, so that a run does not begin"));
     }
     let open = || plan.stages.iter().filter(|stage| !matches!(stage.verdict, Verdict::Cached { .. }));
     let flops: f64 = open().filter_map(|stage| stage.estimate.flops).sum();

@@ -39,7 +39,7 @@ pub struct Terminal {
 
 const VERB: usize = 12;
 /// A longer name pushes its own line to the right, and no other.
-const NAME: usize = 28;
+const NAME: usize = 24;
 const BAR: &str = "{bar:24.cyan/blue}";
 
 impl Terminal {

@@ -161,6 +161,10 @@ fn reasons(out: &mut String, known: &Known) {
             line(out, "it ran", "not: it was not begun");
             "it would"
         }
+        Some((Phase::Stopped, _)) => {
+            line(out, "stopped", "before it had ended; what it had done is kept");
+            word
+        }
         Some((Phase::Failed, ended)) => {
             let error = ended.error.as_ref().map(|error| error.message.as_str()).unwrap_or_default();
             line(out, "failed", error);

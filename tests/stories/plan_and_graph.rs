@@ -1,6 +1,6 @@
 //! What a person asks before running something: what would run and why, what it costs, what it looks like.
 
-use std::{collections::BTreeSet, path::Path};
+use std::{collections::BTreeSet, fs, path::Path};
 
 use serde_json::Value;
 
@@ -214,4 +214,21 @@ fn help_and_version_are_short_and_complete() {
     assert!(!help.contains("exec"), "{help}");
     let version = environment.flow(&["--version"]).succeeded().stdout;
     assert_eq!(version.trim(), format!("flow {}", env!("CARGO_PKG_VERSION")));
+}
+
+#[test]
+fn a_changed_file_and_a_missing_one_are_said_in_words() {
+    let environment = TestEnvironment::finished();
+    environment.write("text/sea/more.jsonl", "{\"text\": \"The petrel followed the schooner from dusk to dawn.\"}\n");
+    let plan = environment.flow(&["plan", "recipe.yaml", "corpus[sea]"]).succeeded().stdout;
+    let changed = plan.lines().find(|line| line.contains("will run corpus[sea]")).unwrap();
+    assert!(changed.contains("content of source 1: ") && changed.contains("files of source 1: 1 → 2"), "{plan}");
+
+    fs::remove_dir_all(environment.path("text/bread")).unwrap();
+    let plan = environment.flow(&["plan", "recipe.yaml", "tokens"]).succeeded().stdout;
+    let blocked = plan.lines().position(|line| line.contains("blocked corpus[bread]  find the source `text/bread`"));
+    assert!(blocked.is_some(), "{plan}");
+    assert!(plan.trim_end().ends_with("1 blocked, so that a run does not begin"), "{plan}");
+    let refused = environment.run(&["tokens"]).with_code(2);
+    assert!(refused.stderr.contains("corpus[bread] cannot run"), "{refused:#?}");
 }

@@ -47,13 +47,20 @@ fn shorten(text: &str) -> String {
     if text.chars().count() > 40 { text.chars().take(39).chain(['…']).collect() } else { text.to_owned() }
 }
 
+/// A fact of a source, such as `sources[0].digest`, in words. People count from 1.
+fn source(path: &str) -> Option<String> {
+    let (nth, fact) = path.strip_prefix("sources[")?.split_once("].")?;
+    let nth = nth.parse::<usize>().ok()? + 1;
+    Some(format!("{} of source {nth}", if fact == "digest" { "content" } else { fact }))
+}
+
 impl std::fmt::Display for Change {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let path = match self.path.split_once('.') {
             Some(("params", param)) => param.to_owned(),
             Some(("inputs", role)) => format!("input {role}"),
             _ if self.path == "kind_version" => "kind version".to_owned(),
-            _ => self.path.clone(),
+            _ => source(&self.path).unwrap_or_else(|| self.path.clone()),
         };
         match (&self.old, &self.new) {
             (Some(old), Some(new)) => write!(f, "{path}: {} → {}", shorten(old), shorten(new)),
