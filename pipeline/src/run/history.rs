@@ -129,6 +129,7 @@ pub fn settled(mut plan: WrittenPlan, state: &RunState) -> WrittenPlan {
                 let again = matches!(reason, Reason::Evicted | Reason::Recheck);
                 let artifact = known.artifact.filter(|_| again);
                 stage.verdict = Verdict::Run { key, reason: reason.clone(), artifact };
+                stage.hollow = false;
                 stage.reason = Some(reason.to_string());
             }
             _ => {}
