@@ -47,7 +47,9 @@ fn documented(command: &str, values: &[Value], leads_to: &[&str]) {
         text += PAGE[at..].split("\n\n").next().unwrap();
     }
     let mut names = BTreeSet::new();
-    values.iter().for_each(|value| fields(value, &mut names));
+    for value in values {
+        fields(value, &mut names);
+    }
     assert!(!names.is_empty(), "{command}: {values:?}");
     let said = |name: &String| text.contains(&format!("`{name}`")) || text.contains(&format!("\"{name}\""));
     let missing: Vec<&String> = names.iter().filter(|name| !said(name)).collect();

@@ -226,8 +226,11 @@ fn a_changed_file_and_a_missing_one_are_said_in_words() {
 
     fs::remove_dir_all(environment.path("text/bread")).unwrap();
     let plan = environment.flow(&["plan", "recipe.yaml", "tokens"]).succeeded().stdout;
-    let blocked = plan.lines().position(|line| line.contains("blocked corpus[bread]  find the source `text/bread`"));
-    assert!(blocked.is_some(), "{plan}");
+    let blocked = plan.lines().position(|line| line.trim_start().starts_with("blocked corpus[bread] "));
+    let blocked = blocked.unwrap_or_else(|| panic!("nothing is blocked: {plan}"));
+    let lines: Vec<&str> = plan.lines().collect();
+    assert!(lines[blocked].ends_with("find the source `text/bread`: there is no such file or folder"), "{plan}");
+    assert!(lines[blocked + 1].contains("`--set` can give another place"), "{plan}");
     assert!(plan.trim_end().ends_with("1 blocked, so that a run does not begin"), "{plan}");
     let refused = environment.run(&["tokens"]).with_code(2);
     assert!(refused.stderr.contains("corpus[bread] cannot run"), "{refused:#?}");
