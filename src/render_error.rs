@@ -82,7 +82,7 @@ fn complaints(error: &Error) -> Vec<Complaint> {
             .collect(),
         Error::Sources(sources) => sources
             .iter()
-            .map(|(stage, StageError { message, help, cancelled: _ })| Complaint {
+            .map(|(stage, StageError { message, help, cancelled: _, may_pass: _ })| Complaint {
                 message: format!("{stage} cannot run: failed to {message}"),
                 help: help.clone(),
             })

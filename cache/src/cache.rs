@@ -9,6 +9,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use flow_patience::Patience;
 use object_store::{ObjectStore, local::LocalFileSystem};
 
 use crate::{
@@ -19,7 +20,6 @@ use crate::{
     latest::LatestKeys,
     layout::{self, Local},
     location::Location,
-    patient::{Patience, Patient},
     store::{Folder, Store},
     tiered::{Tiers, Uploads},
 };
@@ -62,7 +62,7 @@ impl Cache {
     /// [`Cache::open`] with a word on how long and how often the remote store is asked.
     pub async fn open_with(root: &Path, remote: Option<&Location>, patience: Patience) -> Result<Self> {
         let Some(location) = remote else { return Self::open_local(root) };
-        let objects = Patient::over(location.objects()?, patience);
+        let objects = patience.over(location.objects()?);
         Self::open_over(root, objects, location.to_string()).await
     }
 

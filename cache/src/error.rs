@@ -171,7 +171,7 @@ impl Error {
     /// error. What is refused, full or damaged stays so.
     pub fn may_pass(&self) -> bool {
         match self {
-            Self::Store { source, .. } => crate::patient::may_pass(source),
+            Self::Store { source, .. } => flow_patience::may_pass(source),
             Self::Io { source, .. } => {
                 !matches!(source.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem)
             }

@@ -40,7 +40,6 @@ mod laid;
 mod latest;
 mod leases;
 mod memo;
-mod patient;
 mod pins;
 mod records;
 mod transfer;
@@ -51,7 +50,7 @@ mod usage;
 mod verify;
 
 #[cfg(any(test, feature = "suite"))]
-pub mod faults;
+mod faulty;
 #[cfg(any(test, feature = "suite"))]
 pub mod suite;
 #[cfg(test)]
@@ -60,6 +59,9 @@ mod tests;
 pub use cache::{Cache, in_place};
 pub use digest::{ArtifactDigest, BlobDigest, StageKey};
 pub use error::{Error, Result};
+pub use flow_patience::Patience;
+#[cfg(any(test, feature = "suite"))]
+pub use flow_patience::faults;
 pub use gc::{GcDone, GcPlan, Keep};
 pub use holder::Holder;
 pub use laid::Laid;
@@ -67,7 +69,6 @@ pub use leases::{Acquired, Lease};
 pub use location::Location;
 pub use manifest::{Entry, Manifest, RelPath};
 pub use memo::HashMemo;
-pub use patient::Patience;
 pub use pins::Pin;
 pub use records::{PutRecord, RECORD_FORMAT, Record};
 pub use tiered::FlushReport;

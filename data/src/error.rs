@@ -45,7 +45,7 @@ pub enum Error {
         url: String,
         /// The store's own words.
         #[source]
-        source: Box<dyn std::error::Error + Send + Sync>,
+        source: Box<object_store::Error>,
     },
     /// A file's content is not the content that the plan was made with.
     #[error("read `{name}`: its content changed since the plan was made (planned {planned}, found {found}); run again")]
@@ -258,6 +258,13 @@ pub enum Error {
         step: u64,
     },
     // ---- end of tokens ----
+}
+
+impl Error {
+    /// Whether the same may go well in a while: an object store that failed or did not answer.
+    pub fn may_pass(&self) -> bool {
+        matches!(self, Self::Store { source, .. } if flow_patience::may_pass(source))
+    }
 }
 
 fn nearest_text(nearest: Option<&str>) -> String {

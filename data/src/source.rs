@@ -24,6 +24,7 @@ use serde::{Deserialize, Serialize};
 
 pub use cargo::{CargoSpec, Take};
 pub use files::{FilesSpec, Format};
+pub use flow_patience::Patience;
 
 use crate::{Error, Result, document::Document};
 
@@ -46,6 +47,8 @@ pub struct ResolveContext<'a> {
     pub hash: &'a dyn Fn(&Path) -> Result<String>,
     /// Folder for answers that are dear to get (`cargo metadata`, digests of remote objects). May be deleted at any time.
     pub memo_dir: Option<&'a Path>,
+    /// How long and how often an object store is asked.
+    pub patience: Patience,
 }
 
 /// A source as a plan sees it.
@@ -56,6 +59,10 @@ pub struct ResolvedSource {
     pub options: serde_json::Value,
     /// Sorted by name; names are distinct.
     pub files: Vec<ResolvedFile>,
+    /// How long and how often an object store that holds them is asked. Not identity, and not written: whoever reads them says
+    /// so again.
+    #[serde(skip)]
+    pub patience: Patience,
 }
 
 /// A file of a source.
@@ -166,14 +173,15 @@ pub fn resolve(spec: &SourceSpec, context: &ResolveContext<'_>) -> Result<Resolv
 pub fn read(source: &ResolvedSource, sink: &mut dyn FnMut(Item) -> Result<()>) -> Result<()> {
     let options = ReadOptions::from_value(&source.options)?;
     for file in &source.files {
+        let handle = remote::open(file, source.patience)?;
         match &options {
-            ReadOptions::Cargo { take } => text::read_package_file(file, *take, sink)?,
+            ReadOptions::Cargo { take } => text::read_package_file(file, handle, *take, sink)?,
             ReadOptions::Files { format, text_field, id_field } => {
                 let fields = Fields { text: text_field, id: id_field };
                 match files::Encoding::of(&file.name, *format) {
-                    files::Encoding::Text(pack) => text::read(file, pack, sink)?,
-                    files::Encoding::JsonLines(pack) => jsonl::read(file, pack, fields, sink)?,
-                    files::Encoding::Parquet => parquet::read(file, fields, sink)?,
+                    files::Encoding::Text(pack) => text::read(file, handle, pack, sink)?,
+                    files::Encoding::JsonLines(pack) => jsonl::read(file, handle, pack, fields, sink)?,
+                    files::Encoding::Parquet => parquet::read(file, handle, fields, sink)?,
                 }
             }
         }

@@ -147,17 +147,20 @@ pub struct StageError {
     /// The stage stopped because it was asked to; its scratch folder holds its state.
     #[serde(default)]
     pub cancelled: bool,
+    /// The same may go well in a while, such as where a store did not answer: tried again where the recipe has `retries`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub may_pass: bool,
 }
 
 impl StageError {
     /// An error without advice.
     pub fn new(message: impl Into<String>) -> Self {
-        Self { message: message.into(), help: None, cancelled: false }
+        Self { message: message.into(), help: None, cancelled: false, may_pass: false }
     }
 
     /// The word of a stage that stopped when it was asked to.
     pub fn cancelled() -> Self {
-        Self { message: "stopped on request".into(), help: None, cancelled: true }
+        Self { cancelled: true, ..Self::new("stopped on request") }
     }
 
     /// The same error with advice.

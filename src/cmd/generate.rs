@@ -75,6 +75,6 @@ fn attribution(pieces: &[Piece]) -> String {
 }
 
 fn refused(error: StageError) -> Failure {
-    let StageError { message, help, cancelled: _ } = error;
+    let StageError { message, help, cancelled: _, may_pass: _ } = error;
     Failure::usage(message, help)
 }

@@ -1,19 +1,22 @@
 //! `curate`: sources in, a corpus out (filters, deduplication, held-out split, Parquet shards, statistics).
 
-use std::path::{Path, PathBuf};
+use std::{
+    num::NonZeroU32,
+    path::{Path, PathBuf},
+};
 
 use flow_data::{
     curate::{self, CurateParams, LongDocuments, MaxBroken, Phase, Progress},
     dedup::Dedup,
     filter::Filter,
     normalise::Normalise,
-    source::{self, FilesSpec, ResolvedSource, SourceSpec},
+    source::{self, FilesSpec, Patience, ResolvedSource, SourceSpec},
 };
 use flow_pipeline::{
     StageError,
     context::Context,
     stage::{Estimate, External, Forecast, Forecasts, Kind, ResolveContext, Role},
-    units::Bytes,
+    units::{Bytes, Duration},
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -138,6 +141,37 @@ pub(crate) struct Places {
     /// A folder with a sub-folder for each domain: read instead of `sources`, if it is given.
     #[serde(default)]
     pub data: Option<PathBuf>,
+    /// How long and how often an object store is asked that sources lie on.
+    #[serde(default)]
+    pub remote: Remote,
+}
+
+/// How long and how often an object store is asked: of a network, calls fail and hang.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Remote {
+    /// The longest that one call may take, or the next bytes of a file may be waited for.
+    pub timeout: Duration,
+    /// How often a call is made in all before the stage fails.
+    pub attempts: NonZeroU32,
+    /// The pause before the second attempt; it doubles each time.
+    pub backoff: Duration,
+}
+
+impl Default for Remote {
+    fn default() -> Self {
+        let Patience { timeout, attempts, backoff } = Patience::default();
+        let time = |time: std::time::Duration| Duration(time.as_millis() as u64);
+        let attempts = NonZeroU32::new(attempts).unwrap_or(NonZeroU32::MIN);
+        Self { timeout: time(timeout), attempts, backoff: time(backoff) }
+    }
+}
+
+impl Remote {
+    fn patience(&self) -> Patience {
+        let Self { timeout, attempts, backoff } = self;
+        Patience { timeout: timeout.as_std(), attempts: attempts.get(), backoff: backoff.as_std() }
+    }
 }
 
 impl Places {
@@ -157,10 +191,10 @@ impl Places {
 
 /// Finds a source below the recipe's folder or, where nothing is there, below the current one: what is typed after `--set` is
 /// meant from where one stands.
-fn find(spec: &SourceSpec, ctx: &ResolveContext<'_>) -> Result<ResolvedSource, StageError> {
+fn find(spec: &SourceSpec, patience: Patience, ctx: &ResolveContext<'_>) -> Result<ResolvedSource, StageError> {
     let hash = |path: &Path| Ok((ctx.hash)(path)?);
-    let look =
-        |base: &Path| source::resolve(spec, &source::ResolveContext { base, hash: &hash, memo_dir: Some(ctx.memo) });
+    let memo_dir = Some(ctx.memo);
+    let look = |base: &Path| source::resolve(spec, &source::ResolveContext { base, hash: &hash, memo_dir, patience });
     match look(ctx.base) {
         Err(missing @ flow_data::Error::SourceMissing { .. }) => look(Path::new("")).map_err(|_| data(missing)),
         other => other.map_err(data),
@@ -184,7 +218,7 @@ impl Kind for Curate {
             value.map_err(|e| StageError::new(format!("write a source as JSON: {e}")))
         };
         let external = |spec: &SourceSpec| {
-            let source = find(spec, ctx)?;
+            let source = find(spec, places.remote.patience(), ctx)?;
             // One digest for all files: a corpus may have a million of them, and a plan shows every part of a key.
             let identity = serde_json::json!({
                 "options": source.options, "files": source.files.len(), "digest": source.digest(),
@@ -213,13 +247,14 @@ impl Kind for Curate {
         forecast
     }
 
-    fn run(ctx: &Context, params: Params, _: Places) -> Result<(), StageError> {
+    fn run(ctx: &Context, params: Params, places: Places) -> Result<(), StageError> {
         engine::start(ctx)?;
         let sources: Vec<ResolvedSource> = ctx
             .sources()
             .iter()
             .map(|external| {
                 ResolvedSource::deserialize(&external.handle)
+                    .map(|source| ResolvedSource { patience: places.remote.patience(), ..source })
                     .map_err(|e| StageError::new(format!("read the sources of a job: {e}")))
             })
             .collect::<Result<_, _>>()?;

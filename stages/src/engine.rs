@@ -14,7 +14,7 @@ pub(crate) fn start(ctx: &Context) -> Result<(), StageError> {
 #[expect(clippy::needless_pass_by_value, reason = "it is handed to `map_err`")]
 pub(crate) fn data(error: flow_data::Error) -> StageError {
     use flow_data::Error;
-    let stage = StageError::from_error(&error);
+    let stage = StageError { may_pass: error.may_pass(), ..StageError::from_error(&error) };
     match &error {
         Error::Cancelled => StageError::cancelled(),
         Error::TooManyBroken { .. } => {
@@ -30,6 +30,11 @@ pub(crate) fn data(error: flow_data::Error) -> StageError {
         }
         Error::EmptyDomain { advice, .. } => stage.with_help(*advice),
         Error::Parquet { .. } => stage.with_help("bring the file again, or leave it out with `exclude`"),
+        Error::Store { .. } if stage.may_pass => stage.with_help(
+            "the store failed or did not answer, more than once: the same command tries again, and `resources.retries` lets a \
+             run do so by itself; address and credentials come from the environment, by the clouds' own names, such as \
+             `AWS_ENDPOINT`, `AWS_REGION` and `AWS_ACCESS_KEY_ID`",
+        ),
         Error::Store { .. } => stage.with_help(
             "address and credentials come from the environment, by the clouds' own names, such as `AWS_ENDPOINT`, `AWS_REGION` \
              and `AWS_ACCESS_KEY_ID`",

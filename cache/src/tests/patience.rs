@@ -12,14 +12,13 @@ use object_store::memory::InMemory;
 use crate::{
     Acquired, Cache, Error, Holder, Patience, Result, StageKey,
     faults::Faults,
-    patient::Patient,
     suite::{record, write_files},
 };
 
 const QUICK: Patience = Patience { timeout: Duration::from_millis(40), attempts: 2, backoff: Duration::from_millis(1) };
 
 async fn open(at: &Path, faults: &Arc<Faults>, remote: &Arc<InMemory>) -> Cache {
-    let objects = Patient::over(faults.over(Arc::clone(remote) as Arc<_>), QUICK);
+    let objects = QUICK.over(faults.over(Arc::clone(remote) as Arc<_>));
     Cache::open_over(at, objects, "memory".into()).await.unwrap()
 }
 

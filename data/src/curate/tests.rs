@@ -6,7 +6,7 @@ use super::*;
 use crate::{
     corpus::Corpus,
     filter::{Filter, length::Length},
-    source::{FilesSpec, ResolveContext, SourceSpec, resolve},
+    source::{FilesSpec, Patience, ResolveContext, SourceSpec, resolve},
 };
 
 fn hash(path: &Path) -> Result<String> {
@@ -15,7 +15,10 @@ fn hash(path: &Path) -> Result<String> {
 
 fn files(base: &Path, path: &str) -> Result<ResolvedSource> {
     let spec: FilesSpec = serde_json::from_value(serde_json::json!({ "path": path })).unwrap();
-    resolve(&SourceSpec::Files(spec), &ResolveContext { base, hash: &hash, memo_dir: None })
+    resolve(
+        &SourceSpec::Files(spec),
+        &ResolveContext { base, hash: &hash, memo_dir: None, patience: Patience::default() },
+    )
 }
 
 fn params() -> CurateParams {

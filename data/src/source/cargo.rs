@@ -86,7 +86,7 @@ pub(super) fn resolve(spec: &CargoSpec, context: &ResolveContext<'_>) -> Result<
         let reason = format!("no file of {} matches {}", spec.packages.join(", "), spec.include.join(", "));
         return Err(Error::SourceMissing { location: manifest.display().to_string(), reason });
     }
-    Ok(ResolvedSource { options, files: found.into_values().collect() })
+    Ok(ResolvedSource { options, files: found.into_values().collect(), patience: context.patience })
 }
 
 fn select(spec: &CargoSpec, manifest: &Path, context: &ResolveContext<'_>) -> Result<BTreeSet<Package>> {
@@ -283,6 +283,7 @@ fn ask_cargo(manifest: &Path) -> Result<Vec<Package>, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::source::Patience;
     use crate::source::{Item, SourceSpec, read};
 
     /// A crate with a lock file and a dependency by path: what needs no registry.
@@ -315,7 +316,10 @@ mod tests {
     fn resolve_in(folder: &Path, spec: &str, memo: Option<&Path>) -> Result<ResolvedSource> {
         let hash = |path: &Path| Ok(blake3::hash(&fs::read(path)?).to_hex().to_string());
         let spec: SourceSpec = serde_json::from_str(spec).unwrap();
-        crate::source::resolve(&spec, &ResolveContext { base: folder, hash: &hash, memo_dir: memo })
+        crate::source::resolve(
+            &spec,
+            &ResolveContext { base: folder, hash: &hash, memo_dir: memo, patience: Patience::default() },
+        )
     }
 
     #[test]

@@ -179,7 +179,7 @@ pub(super) fn resolve(spec: &FilesSpec, context: &ResolveContext<'_>) -> Result<
         None => resolve_local(&spec.path, spec, context)?,
     };
     files.sort_by(|a, b| a.name.cmp(&b.name));
-    Ok(ResolvedSource { options, files })
+    Ok(ResolvedSource { options, files, patience: context.patience })
 }
 
 fn resolve_local(path: &str, spec: &FilesSpec, context: &ResolveContext<'_>) -> Result<Vec<ResolvedFile>> {
@@ -263,9 +263,9 @@ pub(super) struct CheckedReader<'a> {
 }
 
 impl<'a> CheckedReader<'a> {
-    pub(super) fn open(file: &'a ResolvedFile) -> Result<Self> {
-        let reader = BufReader::with_capacity(1 << 17, remote::open(file)?);
-        Ok(CheckedReader { file, reader, hasher: blake3::Hasher::new() })
+    pub(super) fn new(file: &'a ResolvedFile, handle: std::fs::File) -> Self {
+        let reader = BufReader::with_capacity(1 << 17, handle);
+        CheckedReader { file, reader, hasher: blake3::Hasher::new() }
     }
 
     /// Reads what is left and compares the digest with the plan's.

@@ -32,11 +32,12 @@ pub(super) fn unpack<'r>(reader: impl Read + 'r, pack: Pack) -> io::Result<Box<d
 
 pub(super) fn read(
     file: &ResolvedFile,
+    handle: std::fs::File,
     pack: Pack,
     fields: Fields<'_>,
     sink: &mut dyn FnMut(Item) -> Result<()>,
 ) -> Result<()> {
-    let mut checked = CheckedReader::open(file)?;
+    let mut checked = CheckedReader::new(file, handle);
     read_lines(&file.name, &mut checked, pack, fields, sink)?;
     checked.finish()
 }

@@ -6,11 +6,15 @@ use arrow_array::{Array, LargeStringArray, StringArray, StringViewArray, cast::A
 use arrow_schema::DataType;
 use parquet::arrow::{ProjectionMask, arrow_reader::ParquetRecordBatchReaderBuilder};
 
-use super::{Broken, Fault, Fields, Item, ResolvedFile, files::check_digest, remote};
+use super::{Broken, Fault, Fields, Item, ResolvedFile, files::check_digest};
 use crate::{Error, Result, document::Document};
 
-pub(super) fn read(file: &ResolvedFile, fields: Fields<'_>, sink: &mut dyn FnMut(Item) -> Result<()>) -> Result<()> {
-    let mut handle = remote::open(file)?;
+pub(super) fn read(
+    file: &ResolvedFile,
+    mut handle: std::fs::File,
+    fields: Fields<'_>,
+    sink: &mut dyn FnMut(Item) -> Result<()>,
+) -> Result<()> {
     let mut hasher = blake3::Hasher::new();
     hasher.update_reader(&handle)?;
     check_digest(file, &hasher.finalize())?;

@@ -1,6 +1,6 @@
 //! Sources on object stores: listed, hashed once (remembered by version), and brought here when they are read.
 
-use std::{io::Seek, io::Write, path::Path};
+use std::{io::Seek, io::Write, path::Path, sync::Arc};
 
 use fs_err as fs;
 use futures::{StreamExt, TryStreamExt};
@@ -8,7 +8,7 @@ use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
 use url::Url;
 
 use super::{
-    FilesSpec, ResolveContext, ResolvedFile,
+    FilesSpec, Patience, ResolveContext, ResolvedFile,
     files::{Selection, split_pattern},
 };
 use crate::{Error, Result};
@@ -37,14 +37,16 @@ pub(super) fn parse(path: &str) -> Result<Option<Address>> {
     Ok(Some(Address::Local(rest.to_string())))
 }
 
-fn connect(address: &str) -> Result<(Box<dyn ObjectStore>, object_store::path::Path)> {
+/// The store of an address, asked with patience, and the place in it.
+fn connect(address: &str, patience: Patience) -> Result<(Arc<dyn ObjectStore>, object_store::path::Path)> {
     let url = Url::parse(address).map_err(|error| Error::Address { url: address.into(), reason: error.to_string() })?;
     let environment = std::env::vars().map(|(key, value)| (key.to_ascii_lowercase(), value));
-    object_store::parse_url_opts(&url, environment).map_err(|source| match source {
+    let (store, path) = object_store::parse_url_opts(&url, environment).map_err(|source| match source {
         object_store::Error::NotImplemented { .. } => refused(address),
         source if source.to_string().contains("feature") => refused(address),
         source => Error::Store { url: address.into(), source: Box::new(source) },
-    })
+    })?;
+    Ok((patience.over(Arc::from(store)), path))
 }
 
 fn refused(address: &str) -> Error {
@@ -57,30 +59,39 @@ fn runtime() -> Result<tokio::runtime::Runtime> {
 }
 
 pub(super) fn resolve(address: &str, spec: &FilesSpec, context: &ResolveContext<'_>) -> Result<Vec<ResolvedFile>> {
+    let (store, prefix) = connect(split_pattern(address).0, context.patience)?;
+    runtime()?.block_on(list(&*store, &prefix, address, spec, context.memo_dir))
+}
+
+/// The files of a store that belong to a source, with their digests.
+async fn list(
+    store: &dyn ObjectStore,
+    prefix: &object_store::path::Path,
+    address: &str,
+    spec: &FilesSpec,
+    memo_dir: Option<&Path>,
+) -> Result<Vec<ResolvedFile>> {
     let (root, pattern) = split_pattern(address);
-    let (store, prefix) = connect(root)?;
     let failed = |source| Error::Store { url: address.to_string(), source: Box::new(source) };
     let selection = Selection::new(pattern, &spec.exclude)?;
-    runtime()?.block_on(async {
-        let listed: Vec<ObjectMeta> = store.list(Some(&prefix)).try_collect().await.map_err(failed)?;
-        let mut files = Vec::new();
-        for meta in listed {
-            let parts: Option<Vec<_>> = meta.location.prefix_match(&prefix).map(Iterator::collect);
-            let below = parts.map(|parts| parts.iter().map(AsRef::as_ref).collect::<Vec<&str>>().join("/"));
-            let name = below.unwrap_or_else(|| meta.location.to_string());
-            if !selection.takes(&name) {
-                continue;
-            }
-            let location = format!("{}/{name}", root.trim_end_matches('/'));
-            let digest = digest(&*store, &meta, &location, context.memo_dir).await?;
-            files.push(ResolvedFile { name, location, size: meta.size, digest });
+    let listed: Vec<ObjectMeta> = store.list(Some(prefix)).try_collect().await.map_err(failed)?;
+    let mut files = Vec::new();
+    for meta in listed {
+        let parts: Option<Vec<_>> = meta.location.prefix_match(prefix).map(Iterator::collect);
+        let below = parts.map(|parts| parts.iter().map(AsRef::as_ref).collect::<Vec<&str>>().join("/"));
+        let name = below.unwrap_or_else(|| meta.location.to_string());
+        if !selection.takes(&name) {
+            continue;
         }
-        if files.is_empty() {
-            let reason = "the store lists no file that belongs to it".to_string();
-            return Err(Error::SourceMissing { location: address.to_string(), reason });
-        }
-        Ok(files)
-    })
+        let location = format!("{}/{name}", root.trim_end_matches('/'));
+        let digest = digest(store, &meta, &location, memo_dir).await?;
+        files.push(ResolvedFile { name, location, size: meta.size, digest });
+    }
+    if files.is_empty() {
+        let reason = "the store lists no file that belongs to it".to_string();
+        return Err(Error::SourceMissing { location: address.to_string(), reason });
+    }
+    Ok(files)
 }
 
 /// BLAKE3 of an object; remembered under its address, size, time and tag, since it costs a whole download.
@@ -131,19 +142,28 @@ async fn download(
 }
 
 /// The file, at its start; a remote one is brought into an unnamed temporary file first.
-pub(super) fn open(file: &ResolvedFile) -> Result<std::fs::File> {
+pub(super) fn open(file: &ResolvedFile, patience: Patience) -> Result<std::fs::File> {
     if parse(&file.location)?.is_none() {
         return Ok(fs::File::open(&file.location)?.into_parts().0);
     }
-    let (store, path) = connect(&file.location)?;
+    let (store, path) = connect(&file.location, patience)?;
+    runtime()?.block_on(bring(&*store, &path, &file.location))
+}
+
+async fn bring(store: &dyn ObjectStore, path: &object_store::path::Path, location: &str) -> Result<std::fs::File> {
     let mut local = tempfile::tempfile()?;
-    runtime()?.block_on(download(&*store, &path, &file.location, &mut |chunk| Ok(local.write_all(chunk)?)))?;
+    download(store, path, location, &mut |chunk| Ok(local.write_all(chunk)?)).await?;
     local.rewind()?;
     Ok(local)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::{io::Read, time::Duration};
+
+    use flow_patience::faults::Faults;
+    use object_store::memory::InMemory;
+
     use super::*;
 
     #[test]
@@ -154,10 +174,74 @@ mod tests {
         assert!(parse("file://x").is_err());
     }
 
+    const QUICK: Patience =
+        Patience { timeout: Duration::from_millis(40), attempts: 3, backoff: Duration::from_millis(1) };
+
+    async fn filled() -> Arc<InMemory> {
+        let store = Arc::new(InMemory::new());
+        for (name, text) in [("in/a.txt", "one two three"), ("in/sub/b.txt", "four five six"), ("out/c.txt", "no")] {
+            store.put(&name.into(), text.into()).await.unwrap();
+        }
+        store
+    }
+
+    /// All that a plan and a stage ask of a store: the list, the digests, the bytes.
+    async fn read(store: &dyn ObjectStore) -> Result<Vec<String>> {
+        let (address, prefix) = ("memory://in", object_store::path::Path::from("in"));
+        let mut texts = Vec::new();
+        for file in list(store, &prefix, address, &FilesSpec::folder(address), None).await? {
+            let path = prefix.clone().join("x");
+            let path = object_store::path::Path::from(path.as_ref().replace("/x", &format!("/{}", file.name)));
+            let mut text = String::new();
+            bring(store, &path, &file.location).await?.read_to_string(&mut text)?;
+            assert_eq!(file.digest, blake3::hash(text.as_bytes()).to_hex().as_str());
+            texts.push(text);
+        }
+        Ok(texts)
+    }
+
+    /// The k-th call, or the k-th part of an object, fails or does not come.
+    #[tokio::test]
+    async fn sources_are_read_whatever_call_fails_once() {
+        for stall in [false, true] {
+            for k in 0.. {
+                let faults = Faults::new(std::io::ErrorKind::ConnectionReset);
+                faults.stall(stall);
+                faults.cut_parts(5);
+                let store = QUICK.over(faults.over(filled().await));
+                faults.fail_at(k);
+                assert_eq!(read(&*store).await.unwrap(), ["one two three", "four five six"], "call {k}");
+                if faults.calls() <= k {
+                    assert!(k > 12, "the walk must meet more than {k} calls");
+                    break;
+                }
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_store_that_stays_away_is_an_error_that_may_pass_and_one_that_refuses_is_not() {
+        for (kind, attempts, passes) in [
+            (std::io::ErrorKind::ConnectionReset, u64::from(QUICK.attempts), true),
+            (std::io::ErrorKind::PermissionDenied, 1, false),
+        ] {
+            for at in [0, 1, 3] {
+                let faults = Faults::new(kind);
+                let store = QUICK.over(faults.over(filled().await));
+                faults.fail_from(at);
+                let error = read(&*store).await.unwrap_err();
+                assert!(matches!(error, Error::Store { .. }) && error.may_pass() == passes, "{at}: {error:?}");
+                assert_eq!(faults.calls(), at + attempts, "{kind:?} from call {at}");
+            }
+        }
+        let missing = bring(&*filled().await, &"in/none.txt".into(), "memory://in/none.txt").await.unwrap_err();
+        assert!(!missing.may_pass(), "{missing:?}");
+    }
+
     #[cfg(not(feature = "cloud"))]
     #[test]
     fn a_store_that_this_build_lacks_is_refused_with_the_remedy() {
-        let Err(error) = connect("s3://bucket/x") else { panic!("connected") };
+        let Err(error) = connect("s3://bucket/x", Patience::default()) else { panic!("connected") };
         assert!(error.to_string().contains("--features cloud"), "{error}");
     }
 }

@@ -6,12 +6,16 @@ use super::{
     Broken, Fault, Item, ResolvedFile, Take, doc_comments,
     files::{CheckedReader, Pack, check_digest},
     jsonl::unpack,
-    remote,
 };
 use crate::{Result, document::Document};
 
-pub(super) fn read(file: &ResolvedFile, pack: Pack, sink: &mut dyn FnMut(Item) -> Result<()>) -> Result<()> {
-    let mut checked = CheckedReader::open(file)?;
+pub(super) fn read(
+    file: &ResolvedFile,
+    handle: std::fs::File,
+    pack: Pack,
+    sink: &mut dyn FnMut(Item) -> Result<()>,
+) -> Result<()> {
+    let mut checked = CheckedReader::new(file, handle);
     let mut bytes = Vec::with_capacity(file.size as usize);
     let outcome = unpack(&mut checked, pack).and_then(|mut stream| stream.read_to_end(&mut bytes));
     checked.finish()?;
@@ -36,11 +40,12 @@ fn whole_file(file: &ResolvedFile, source: String, text: String) -> Document {
 /// A file of a package; its source is the package, the first part of its name.
 pub(super) fn read_package_file(
     file: &ResolvedFile,
+    mut handle: std::fs::File,
     take: Take,
     sink: &mut dyn FnMut(Item) -> Result<()>,
 ) -> Result<()> {
     let mut bytes = Vec::with_capacity(file.size as usize);
-    remote::open(file)?.read_to_end(&mut bytes)?;
+    handle.read_to_end(&mut bytes)?;
     check_digest(file, &blake3::hash(&bytes))?;
     let text = match String::from_utf8(bytes) {
         Ok(text) if !text.contains('\0') => text,

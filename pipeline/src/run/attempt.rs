@@ -370,7 +370,9 @@ fn judge(exit: Exit, job: &Job, stop: Stop, attempt: &Attempt) -> Option<Ended> 
                 ),
             )
         }
-        (_, Some(JobResult { error: Some(error), .. })) if !error.cancelled => failed(error),
+        (_, Some(JobResult { error: Some(error), .. })) if !error.cancelled => {
+            Some(Ended::Failed { again: error.may_pass, error, log_tail: tail() })
+        }
         _ if stop > Stop::No => Some(Ended::Stopped),
         (_, Some(JobResult { error: Some(_), .. })) | (Exit::Signal(15), _) => killed(
             StageError::new("its process was asked to stop, and not by this run")

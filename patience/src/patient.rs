@@ -8,10 +8,10 @@ use std::{error::Error as StdError, fmt, future::Future, io, ops::Range, sync::A
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures::{FutureExt, StreamExt, stream, stream::BoxStream};
+use futures::{FutureExt, StreamExt, TryStreamExt, stream, stream::BoxStream};
 use object_store::{
-    CopyOptions, Error, GetOptions, GetResult, GetResultPayload, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
-    PutMultipartOptions, PutOptions, PutPayload, PutResult, RenameOptions, Result, UploadPart, path::Path,
+    CopyOptions, Error, GetOptions, GetRange, GetResult, GetResultPayload, ListResult, MultipartUpload, ObjectMeta,
+    ObjectStore, PutMultipartOptions, PutOptions, PutPayload, PutResult, RenameOptions, Result, UploadPart, path::Path,
 };
 
 /// How long and how often a remote store is asked.
@@ -39,19 +39,32 @@ impl Patience {
         }
     }
 
+    /// `objects`, asked with this patience. An object's bytes that stop on their way go on from where they stopped, as long as
+    /// it is the same object; a list that breaks off is asked for anew.
+    pub fn over(self, objects: Arc<dyn ObjectStore>) -> Arc<dyn ObjectStore> {
+        Arc::new(Patient { objects, patience: self })
+    }
+
     async fn ask<T, F: Future<Output = Result<T>>>(self, call: impl Fn() -> F) -> Result<T> {
-        let mut pause = self.backoff;
-        for _ in 1..self.attempts {
-            match self.once(call()).await {
-                Err(error) if may_pass(&error) => {
-                    tracing::warn!(%error, ?pause, "a store failed, it is asked again");
-                    tokio::time::sleep(pause).await;
-                    pause *= 2;
-                }
+        self.again(|| self.once(call())).await
+    }
+
+    /// A call that keeps its own time.
+    async fn again<T, F: Future<Output = Result<T>>>(self, call: impl Fn() -> F) -> Result<T> {
+        for attempt in 1..self.attempts {
+            match call().await {
+                Err(error) if may_pass(&error) => self.pause(attempt, &error).await,
                 done => return done,
             }
         }
-        self.once(call()).await
+        call().await
+    }
+
+    /// Waits after attempt number `attempt`, which failed.
+    async fn pause(self, attempt: u32, error: &Error) {
+        let pause = self.backoff.saturating_mul(1_u32.checked_shl(attempt - 1).unwrap_or(u32::MAX));
+        tracing::warn!(%error, ?pause, "a store failed, it is asked again");
+        tokio::time::sleep(pause).await;
     }
 
     fn watch<T: Send + 'static>(self, items: BoxStream<'static, Result<T>>) -> BoxStream<'static, Result<T>> {
@@ -69,13 +82,15 @@ impl Patience {
 }
 
 fn silent(timeout: Duration) -> Error {
-    let source =
-        io::Error::new(io::ErrorKind::TimedOut, format!("it gave no answer within {} s", timeout.as_secs_f64()));
-    Error::Generic { store: "remote", source: source.into() }
+    broken(io::ErrorKind::TimedOut, format!("it gave no answer within {} s", timeout.as_secs_f64()))
+}
+
+fn broken(kind: io::ErrorKind, what: String) -> Error {
+    Error::Generic { store: "remote", source: io::Error::new(kind, what).into() }
 }
 
 /// Whether the same call may go well in a while: what is refused or not there stays so.
-pub(crate) fn may_pass(error: &Error) -> bool {
+pub fn may_pass(error: &Error) -> bool {
     let mut cause: Option<&(dyn StdError + 'static)> = Some(error);
     while let Some(error) = cause {
         let kind = error.downcast_ref::<io::Error>().map(io::Error::kind);
@@ -97,14 +112,70 @@ pub(crate) fn may_pass(error: &Error) -> bool {
 
 /// An object store that is asked with patience.
 #[derive(Debug)]
-pub(crate) struct Patient {
+struct Patient {
     objects: Arc<dyn ObjectStore>,
     patience: Patience,
 }
 
-impl Patient {
-    pub(crate) fn over(objects: Arc<dyn ObjectStore>, patience: Patience) -> Arc<dyn ObjectStore> {
-        Arc::new(Self { objects, patience })
+/// The bytes of an object on their way, and what it takes to ask for the rest of them.
+struct Download {
+    objects: Arc<dyn ObjectStore>,
+    patience: Patience,
+    options: GetOptions,
+    /// The object as it was when it was first asked for.
+    meta: ObjectMeta,
+    /// What has not come yet.
+    rest: Range<u64>,
+    /// Nothing where they stopped.
+    parts: Option<BoxStream<'static, Result<Bytes>>>,
+    /// Attempts since the last bytes came.
+    attempt: u32,
+}
+
+impl Download {
+    /// Bytes, or nothing where all are there.
+    async fn next(&mut self) -> Result<Option<Bytes>> {
+        loop {
+            match self.once().await {
+                Ok(bytes) => {
+                    if let Some(bytes) = bytes.as_ref().filter(|bytes| !bytes.is_empty()) {
+                        self.rest.start += bytes.len() as u64;
+                        self.attempt = 1;
+                    }
+                    return Ok(bytes);
+                }
+                Err(error) if may_pass(&error) && self.attempt < self.patience.attempts => {
+                    self.patience.pause(self.attempt, &error).await;
+                    self.attempt += 1;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    async fn once(&mut self) -> Result<Option<Bytes>> {
+        let mut parts = match self.parts.take() {
+            Some(parts) => parts,
+            None if self.rest.is_empty() => return Ok(None),
+            None => self.patience.once(self.go_on()).await?,
+        };
+        let next = self.patience.once(async { parts.next().await.transpose() }).await?;
+        if next.is_none() && !self.rest.is_empty() {
+            let left = self.rest.end - self.rest.start;
+            return Err(broken(io::ErrorKind::UnexpectedEof, format!("it ended {left} bytes before its end")));
+        }
+        self.parts = Some(parts);
+        Ok(next)
+    }
+
+    async fn go_on(&mut self) -> Result<BoxStream<'static, Result<Bytes>>> {
+        let options = GetOptions { range: Some(GetRange::Bounded(self.rest.clone())), ..self.options.clone() };
+        let found = self.objects.get_opts(&self.meta.location, options).await?;
+        if found.meta != self.meta || found.range != self.rest {
+            let source = "another object took its place while it was read".into();
+            return Err(Error::Precondition { path: self.meta.location.to_string(), source });
+        }
+        Ok(found.into_stream())
     }
 }
 
@@ -127,8 +198,26 @@ impl ObjectStore for Patient {
 
     async fn get_opts(&self, path: &Path, options: GetOptions) -> Result<GetResult> {
         let mut found = self.patience.ask(|| self.objects.get_opts(path, options.clone())).await?;
+        // What is asked for without its bytes has none that could be missing.
+        if options.head {
+            return Ok(found);
+        }
         if let GetResultPayload::Stream(parts) = found.payload {
-            found.payload = GetResultPayload::Stream(self.patience.watch(parts));
+            let download = Download {
+                objects: Arc::clone(&self.objects),
+                patience: self.patience,
+                options,
+                meta: found.meta.clone(),
+                rest: found.range.clone(),
+                parts: Some(parts),
+                attempt: 1,
+            };
+            let next = |mut download: Download| async move {
+                let bytes = download.next().await.transpose()?;
+                Some((bytes, download))
+            };
+            // Whoever reads an empty object asks once more after the end.
+            found.payload = GetResultPayload::Stream(stream::unfold(download, next).fuse().boxed());
         }
         Ok(found)
     }
@@ -142,7 +231,13 @@ impl ObjectStore for Patient {
     }
 
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
-        self.patience.watch(self.objects.list(prefix))
+        let (objects, patience, prefix) = (Arc::clone(&self.objects), self.patience, prefix.cloned());
+        // Whole, since of half a list nobody knows which half it is.
+        let whole = async move {
+            let ask = || patience.watch(objects.list(prefix.as_ref())).try_collect::<Vec<_>>();
+            patience.again(ask).await.map(|found| stream::iter(found.into_iter().map(Ok)))
+        };
+        stream::once(whole).try_flatten().boxed()
     }
 
     async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
@@ -178,26 +273,5 @@ impl MultipartUpload for PatientUpload {
 
     async fn abort(&mut self) -> Result<()> {
         self.patience.once(self.upload.abort()).await
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use object_store::{GetOptions, ObjectStoreExt, memory::InMemory};
-
-    use super::*;
-
-    #[tokio::test]
-    async fn an_empty_object_can_be_read_to_its_end_and_asked_again() {
-        let patience = Patience::default();
-        let mut items = patience.watch(stream::empty::<Result<Bytes>>().boxed());
-        assert!(items.next().await.is_none() && items.next().await.is_none());
-
-        let store = Patient::over(Arc::new(InMemory::new()), patience);
-        let place = Path::from("empty");
-        store.put_opts(&place, PutPayload::new(), PutOptions::default()).await.unwrap();
-        let bytes = store.get_opts(&place, GetOptions::default()).await.unwrap().bytes().await.unwrap();
-        assert!(bytes.is_empty());
-        assert_eq!(store.head(&place).await.unwrap().size, 0);
     }
 }

@@ -16,11 +16,9 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::{FutureExt, StreamExt, stream, stream::BoxStream};
 use object_store::{
-    CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
+    CopyOptions, Error, GetOptions, GetResult, GetResultPayload, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
     PutMultipartOptions, PutOptions, PutPayload, PutResult, RenameOptions, Result, UploadPart, path::Path,
 };
-
-use crate::store::Hook;
 
 /// When to fail, and with what.
 #[derive(Debug)]
@@ -30,6 +28,7 @@ pub struct Faults {
     forever: AtomicBool,
     after: AtomicBool,
     stall: AtomicBool,
+    parts: AtomicU64,
     kind: io::ErrorKind,
 }
 
@@ -42,6 +41,7 @@ impl Faults {
             forever: AtomicBool::new(false),
             after: AtomicBool::new(false),
             stall: AtomicBool::new(false),
+            parts: AtomicU64::new(0),
             kind,
         })
     }
@@ -69,6 +69,11 @@ impl Faults {
         self.after.store(lose, Ordering::SeqCst);
     }
 
+    /// What is read comes in parts of so many bytes, each of which counts as a call.
+    pub fn cut_parts(&self, bytes: u64) {
+        self.parts.store(bytes, Ordering::SeqCst);
+    }
+
     /// Starts counting again, and never fails.
     pub fn heal(&self) {
         self.fail_at(u64::MAX);
@@ -89,7 +94,8 @@ impl Faults {
         Ok(())
     }
 
-    fn loses_answers(&self) -> bool {
+    /// Whether what fails was done all the same.
+    pub fn loses_answers(&self) -> bool {
         self.after.load(Ordering::SeqCst)
     }
 
@@ -126,21 +132,6 @@ impl Faults {
     }
 }
 
-/// A write of a small file counts once, before it or after it.
-impl Hook for Faults {
-    fn before(&self, what: &str) -> io::Result<()> {
-        if self.loses_answers() && is_write(what) { Ok(()) } else { self.step(what) }
-    }
-
-    fn after(&self, what: &str) -> io::Result<()> {
-        if self.loses_answers() && is_write(what) { self.step(what) } else { Ok(()) }
-    }
-}
-
-fn is_write(what: &str) -> bool {
-    matches!(what, "write" | "create")
-}
-
 /// An object store that fails as its [`Faults`] say.
 #[derive(Debug)]
 struct FaultyStore {
@@ -175,7 +166,26 @@ impl ObjectStore for FaultyStore {
 
     async fn get_opts(&self, path: &Path, options: GetOptions) -> Result<GetResult> {
         self.faults.pass("get").await?;
-        self.objects.get_opts(path, options).await
+        let found = self.objects.get_opts(path, options).await?;
+        let size = self.faults.parts.load(Ordering::SeqCst) as usize;
+        if size == 0 {
+            return Ok(found);
+        }
+        let (meta, range, attributes, extensions) =
+            (found.meta.clone(), found.range.clone(), found.attributes.clone(), found.extensions.clone());
+        let faults = Arc::clone(&self.faults);
+        let rest = move |(mut bytes, faults): (Bytes, Arc<Faults>)| async move {
+            if bytes.is_empty() {
+                return None;
+            }
+            if let Err(error) = faults.pass("read a part").await {
+                return Some((Err(error), (Bytes::new(), faults)));
+            }
+            let part = bytes.split_to(size.min(bytes.len()));
+            Some((Ok(part), (bytes, faults)))
+        };
+        let parts = stream::unfold((found.bytes().await?, faults), rest).fuse().boxed();
+        Ok(GetResult { payload: GetResultPayload::Stream(parts), meta, range, attributes, extensions })
     }
 
     async fn get_ranges(&self, path: &Path, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
