@@ -3,7 +3,7 @@
 //! A recipe's complaints show the recipe's own line. 2 means that nothing was tried since the recipe, the command line or the
 //! machine does not fit; 1 that something was tried and failed.
 
-use std::{io::Write, process::ExitCode};
+use std::{io::Write, path::Path, process::ExitCode};
 
 use flow_pipeline::{
     Error, StageError, chain,
@@ -66,6 +66,7 @@ fn code(error: &Error) -> u8 {
         Error::Cache(_)
         | Error::InputLost { .. }
         | Error::Io { .. }
+        | Error::EventLog { .. }
         | Error::Format { .. }
         | Error::Job { .. }
         | Error::NonDeterministic { .. }
@@ -128,6 +129,7 @@ fn complaints(error: &Error) -> Vec<Complaint> {
         Error::Cache(source) => one(cache_help(source)),
         Error::InputLost { source, .. } => one(cache_help(source)),
         Error::Io { source, .. } => one(disk_help(source)),
+        Error::EventLog { path, source } => one(log_help(path, source)),
         Error::Spawn { .. } => one(Some("the program must still be where it was started from".to_owned())),
     }
 }
@@ -170,6 +172,20 @@ fn cache_help(error: &flow_cache::Error) -> Option<String> {
         flow_cache::Error::Io { source, .. } | flow_cache::Error::DiskFull { source, .. } => disk_help(source),
         _ => None,
     }
+}
+
+/// The log is `STORE/runs/RUN/events.jsonl`.
+fn log_help(path: &Path, error: &std::io::Error) -> Option<String> {
+    if !matches!(error.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded) {
+        return disk_help(error);
+    }
+    let store = path.ancestors().nth(3).unwrap_or(path);
+    let store = std::path::absolute(store).unwrap_or_else(|_| store.to_owned());
+    Some(format!(
+        "the disk of {}/ is full: make room there, or name another folder with `--store`, and give the same command again; \
+         what was finished is kept",
+        store.display()
+    ))
 }
 
 fn disk_help(error: &std::io::Error) -> Option<String> {

@@ -31,6 +31,15 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
+    /// The log of a run could not be written: the run started nothing more and let what ran end.
+    #[error("write the log of the run to {}; nothing more was started, what ran came to its end", path.display())]
+    EventLog {
+        /// The log.
+        path: PathBuf,
+        /// The operating system's word.
+        #[source]
+        source: std::io::Error,
+    },
     /// A file that flow wrote does not read back.
     #[error("read {}: not a {what} that this version of flow wrote", path.display())]
     Format {

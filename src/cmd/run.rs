@@ -53,8 +53,10 @@ async fn run_recipe(recipe: &Recipe, args: &RunArgs, json: bool) -> Ended {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         recheck: planning::stage_ids(&args.recheck)?,
     };
-    let state = watch(&plan, &cache, &options, &folder, json).await?;
+    let ended = watch(&plan, &cache, &options, &folder, json).await;
+    // What was finished is brought to the shared store, however the run ended.
     tell_uploads(&cache.flush().await, json);
+    let state = ended?;
     Ok(match state.outcome {
         Some(Outcome::Done) => {
             let written = report::write(recipe, &plan, &cache, &state, device, args.report.clone()).await?;

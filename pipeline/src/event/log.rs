@@ -16,6 +16,10 @@ use crate::error::{Error, Result};
 #[derive(Debug)]
 pub struct EventLog {
     file: fs::File,
+    /// Bytes of the whole lines in it.
+    length: u64,
+    /// Lines that could not be written yet.
+    behind: Vec<u8>,
 }
 
 impl EventLog {
@@ -26,10 +30,17 @@ impl EventLog {
             .append(true)
             .open(path)
             .map_err(Error::io("open the run's event log"))?;
-        Ok(Self { file })
+        let length = file.metadata().map_err(Error::io("open the run's event log"))?.len();
+        Ok(Self { file, length, behind: Vec::new() })
     }
 
-    /// Writes one event as one write, so that readers never see half a line that later gets longer.
+    /// Whether some events are not in the file.
+    pub fn is_behind(&self) -> bool {
+        !self.behind.is_empty()
+    }
+
+    /// Writes one event as one write, so that readers never see half a line that later gets longer. An event that cannot be
+    /// written, as on a full disk, is kept and written before the next one.
     pub fn write(&mut self, event: &Stamped) -> Result<()> {
         let mut line = serde_json::to_vec(event).map_err(|source| Error::Format {
             what: "event",
@@ -37,12 +48,20 @@ impl EventLog {
             source,
         })?;
         line.push(b'\n');
+        let may_be_torn = self.is_behind();
+        self.behind.append(&mut line);
         let mut write = || {
             failpoint::at("event.write")?;
-            self.file.write_all(&line)?;
+            if may_be_torn {
+                self.file.set_len(self.length)?;
+            }
+            self.file.write_all(&self.behind)?;
             failpoint::at("event.written")
         };
-        write().map_err(Error::io("write the run's event log"))
+        write().map_err(|source| Error::EventLog { path: self.file.path().to_path_buf(), source })?;
+        self.length += self.behind.len() as u64;
+        self.behind.clear();
+        Ok(())
     }
 }
 

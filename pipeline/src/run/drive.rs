@@ -74,6 +74,8 @@ struct Driver<'a> {
     folder: &'a RunFolder,
     holder: Holder,
     log: EventLog,
+    /// Why an event could not be written, the first time.
+    unlogged: Option<Error>,
     watcher: &'a mut (dyn FnMut(&Stamped, &RunState) + Send),
     state: RunState,
     artifacts: Vec<Option<ArtifactDigest>>,
@@ -109,6 +111,7 @@ pub async fn run(
         folder,
         holder: Holder::this_process(folder.id()),
         log: EventLog::append_to(&folder.events())?,
+        unlogged: None,
         watcher,
         state: RunState::default(),
         artifacts: vec![None; plan.stages().len()],
@@ -123,16 +126,20 @@ pub async fn run(
         recipe: plan.prepared.recipe.clone(),
         stages: plan.graph().order().iter().map(|&at| plan.stages()[at].id.clone()).collect(),
         cores: options.capacity.cores,
-    })?;
+    });
     let mut commands = scheduler.step(Input::Begin);
     let mut interrupted = false;
     'run: loop {
+        // A disk that has no room for a line has none for a stage: what runs may end, and the end is told.
+        if driver.unlogged.is_some() && !scheduler.is_closed() {
+            commands.extend(scheduler.step(Input::Interrupt));
+        }
         let mut queue: std::collections::VecDeque<Command> = commands.drain(..).collect();
         while let Some(command) = queue.pop_front() {
             if command == Command::Finish {
                 break 'run;
             }
-            if let Some(input) = driver.carry_out(command)? {
+            if let Some(input) = driver.carry_out(command) {
                 queue.extend(scheduler.step(input));
             }
         }
@@ -145,16 +152,16 @@ pub async fn run(
                 scheduler.step(Input::Interrupt)
             }
             Some((at, report)) = heard.recv() => {
-                driver.tell(report.of(plan.stages()[at].id.clone()))?;
+                driver.tell(report.of(plan.stages()[at].id.clone()));
                 Vec::new()
             }
             Some(answer) = driver.tasks.join_next() => {
                 // What a stage said before it ended is told before its end.
                 while let Ok((at, report)) = heard.try_recv() {
-                    driver.tell(report.of(plan.stages()[at].id.clone()))?;
+                    driver.tell(report.of(plan.stages()[at].id.clone()));
                 }
                 match answer {
-                    Ok(answer) => match driver.take(answer, scheduler.is_closed()).await? {
+                    Ok(answer) => match driver.take(answer, scheduler.is_closed()).await {
                         Some(input) => scheduler.step(input),
                         None => Vec::new(),
                     },
@@ -174,17 +181,22 @@ pub async fn run(
         (false, true) => Outcome::Interrupted,
         (false, false) => Outcome::Failed,
     };
-    driver.tell(Event::RunFinished { outcome, seconds: rounded(clock.elapsed()) })?;
-    Ok(driver.state)
+    driver.tell(Event::RunFinished { outcome, seconds: rounded(clock.elapsed()) });
+    match driver.unlogged {
+        Some(error) if outcome != Outcome::Done || driver.log.is_behind() => Err(error),
+        _ => Ok(driver.state),
+    }
 }
 
 impl Driver<'_> {
-    fn tell(&mut self, what: Event) -> Result<()> {
+    /// What cannot be written is told all the same.
+    fn tell(&mut self, what: Event) {
         let stamped = Stamped { time: now(), what };
-        self.log.write(&stamped)?;
+        if let Err(error) = self.log.write(&stamped) {
+            self.unlogged.get_or_insert(error);
+        }
         self.state.apply(&stamped);
         (self.watcher)(&stamped, &self.state);
-        Ok(())
     }
 
     /// Only reasons depend on this: a full disk must not end a run for it.
@@ -199,7 +211,7 @@ impl Driver<'_> {
     }
 
     /// Carries one command out. What is known at once comes back as the scheduler's next input.
-    fn carry_out(&mut self, command: Command) -> Result<Option<Input>> {
+    fn carry_out(&mut self, command: Command) -> Option<Input> {
         match command {
             Command::Probe(at) => {
                 let stage = &self.plan.stages()[at];
@@ -208,20 +220,20 @@ impl Driver<'_> {
                     && !self.options.recheck.contains(&stage.id)
                     && !self.remade.contains_key(&artifact)
                 {
-                    return self.cached(at, key, artifact).map(Some);
+                    return Some(self.cached(at, key, artifact));
                 }
                 let Some(parts) = stage.key_parts(&self.plan.numerics, |input| self.artifacts[input]) else {
                     let error = stage.sources.as_ref().err().cloned().unwrap_or_else(|| {
                         StageError::new("an input has no artifact").with_help("this is a defect of flow")
                     });
-                    self.tell(Event::StageFailed { stage: self.id(at), error, log_tail: Vec::new() })?;
-                    return Ok(Some(Input::Failed(at)));
+                    self.tell(Event::StageFailed { stage: self.id(at), error, log_tail: Vec::new() });
+                    return Some(Input::Failed(at));
                 };
                 // Nor what it missed: the lease tells whether another run has made it meanwhile.
                 let is_missing = matches!(self.plan.verdicts[at], Verdict::Run { key: Some(_), .. });
                 if is_missing || self.options.recheck.contains(&stage.id) {
                     self.ready.insert(at, parts);
-                    return Ok(Some(Input::Miss(at)));
+                    return Some(Input::Miss(at));
                 }
                 let cache = self.cache.clone();
                 self.tasks.spawn(async move {
@@ -237,11 +249,11 @@ impl Driver<'_> {
             }
             Command::Launch(at) => self.claim(at),
             Command::Skip { stage, because } => {
-                self.tell(Event::StageSkipped { stage: self.id(stage), because: self.id(because) })?;
+                self.tell(Event::StageSkipped { stage: self.id(stage), because: self.id(because) });
             }
             Command::Finish => {}
         }
-        Ok(None)
+        None
     }
 
     /// Asks for the right to do a stage for which there are cores now: not before, so that runs that share a store share
@@ -257,14 +269,14 @@ impl Driver<'_> {
         });
     }
 
-    fn launch(&mut self, at: usize, parts: KeyParts, lease: Lease, reason: Reason) -> Result<()> {
+    fn launch(&mut self, at: usize, parts: KeyParts, lease: Lease, reason: Reason) {
         let key = lease.key;
         let stage = self.plan.stages()[at].clone();
         let cores = capacity::need(&stage, self.options.capacity).cores;
         let evicted = (reason == Reason::Evicted).then(|| reason.to_string());
-        self.tell(Event::StageStarted { stage: stage.id.clone(), key, reason, cores })?;
+        self.tell(Event::StageStarted { stage: stage.id.clone(), key, reason, cores });
         if let Some(why) = evicted {
-            self.tell(Event::StageNote { stage: stage.id.clone(), text: format!("{why}: it is made again") })?;
+            self.tell(Event::StageNote { stage: stage.id.clone(), text: format!("{why}: it is made again") });
         }
         let inputs = stage
             .inputs
@@ -293,7 +305,6 @@ impl Driver<'_> {
             };
             Answer::Ended(at, attempt(cache, executor, work, stop, &mut say).await, lease)
         });
-        Ok(())
     }
 
     /// A task that mostly works on files: on a thread of its own, and not handed to another one for each of them.
@@ -302,42 +313,42 @@ impl Driver<'_> {
         self.tasks.spawn_blocking(move || runtime.block_on(flow_cache::in_place(work)));
     }
 
-    fn cached(&mut self, at: usize, key: StageKey, artifact: ArtifactDigest) -> Result<Input> {
+    fn cached(&mut self, at: usize, key: StageKey, artifact: ArtifactDigest) -> Input {
         self.artifacts[at] = Some(artifact);
         self.remember(at, &key);
-        self.tell(Event::StageCached { stage: self.id(at), key, artifact })?;
-        Ok(Input::Hit(at))
+        self.tell(Event::StageCached { stage: self.id(at), key, artifact });
+        Input::Hit(at)
     }
 
     /// Takes a task's answer in. Once the run is `closed`, nothing is started.
-    async fn take(&mut self, answer: Answer, closed: bool) -> Result<Option<Input>> {
-        Ok(Some(match answer {
+    async fn take(&mut self, answer: Answer, closed: bool) -> Option<Input> {
+        Some(match answer {
             Answer::Waited(at) => Input::Retry(at),
             Answer::Probed(at, parts, Ok(Some(artifact))) | Answer::Claimed(at, parts, Ok(Claimed::Hit(artifact))) => {
-                self.cached(at, parts.key(), artifact)?
+                self.cached(at, parts.key(), artifact)
             }
             Answer::Probed(at, parts, Ok(None)) => {
                 self.ready.insert(at, parts);
                 Input::Miss(at)
             }
-            Answer::Claimed(at, _, Ok(Claimed::Ours(lease, _))) if closed => {
+            Answer::Claimed(at, _, Ok(Claimed::Ours(lease, _))) if closed || self.unlogged.is_some() => {
                 give_back(self.cache, &lease).await;
                 Input::Stopped(at)
             }
             Answer::Claimed(at, parts, Ok(Claimed::Ours(lease, reason))) => {
-                self.launch(at, parts, lease, reason)?;
-                return Ok(None);
+                self.launch(at, parts, lease, reason);
+                return None;
             }
             Answer::Claimed(at, _, Ok(Claimed::Busy(holder))) => {
                 let told = self.state.stages.get(&self.id(at)).is_some_and(|stage| stage.blocked_by.is_some());
                 if !told {
-                    self.tell(Event::StageWaiting { stage: self.id(at), holder })?;
+                    self.tell(Event::StageWaiting { stage: self.id(at), holder });
                 }
                 Input::Busy(at)
             }
             Answer::Probed(at, _, Err(error)) | Answer::Claimed(at, _, Err(error)) => {
                 let error = StageError::new(chain(&error));
-                self.tell(Event::StageFailed { stage: self.id(at), error, log_tail: Vec::new() })?;
+                self.tell(Event::StageFailed { stage: self.id(at), error, log_tail: Vec::new() });
                 Input::Failed(at)
             }
             Answer::Ended(at, ended, lease) => {
@@ -347,26 +358,26 @@ impl Driver<'_> {
                         self.artifacts[at] = Some(artifact);
                         let key = lease.key;
                         self.remember(at, &key);
-                        self.tell(Event::StageFinished { stage: self.id(at), key, artifact, seconds, bytes })?;
+                        self.tell(Event::StageFinished { stage: self.id(at), key, artifact, seconds, bytes });
                         Input::Done(at)
                     }
                     Ended::Failed { error, log_tail, again: _ } => {
-                        self.tell(Event::StageFailed { stage: self.id(at), error, log_tail })?;
+                        self.tell(Event::StageFailed { stage: self.id(at), error, log_tail });
                         Input::Failed(at)
                     }
-                    Ended::Lost { artifact, why } => self.make_again(at, artifact, why)?,
+                    Ended::Lost { artifact, why } => self.make_again(at, artifact, why),
                     Ended::Stopped => {
-                        self.tell(Event::StageStopped { stage: self.id(at) })?;
+                        self.tell(Event::StageStopped { stage: self.id(at) });
                         Input::Stopped(at)
                     }
                 }
             }
-        }))
+        })
     }
 
     /// An input of `at` is damaged: it is made again, but not for ever. Its artifact keeps its name, since a stage that gives
     /// other bytes fails.
-    fn make_again(&mut self, at: usize, artifact: ArtifactDigest, why: String) -> Result<Input> {
+    fn make_again(&mut self, at: usize, artifact: ArtifactDigest, why: String) -> Input {
         let mut inputs = self.plan.stages()[at].inputs.iter().map(|input| input.stage);
         let lost = inputs.find(|&input| self.artifacts[input] == Some(artifact));
         let times = self.remade.entry(artifact).or_insert(0);
@@ -374,8 +385,8 @@ impl Driver<'_> {
         match lost {
             Some(input) if *times <= REMADE => {
                 let text = format!("its result is made again: {} failed to {why}", self.id(at));
-                self.tell(Event::StageNote { stage: self.id(input), text })?;
-                Ok(Input::Lost { stage: at, input })
+                self.tell(Event::StageNote { stage: self.id(input), text });
+                Input::Lost { stage: at, input }
             }
             _ => {
                 let error =
@@ -383,8 +394,8 @@ impl Driver<'_> {
                         .with_help(
                             "look at the disk of the store before you go on; what was damaged is in its `quarantine`",
                         );
-                self.tell(Event::StageFailed { stage: self.id(at), error, log_tail: Vec::new() })?;
-                Ok(Input::Failed(at))
+                self.tell(Event::StageFailed { stage: self.id(at), error, log_tail: Vec::new() });
+                Input::Failed(at)
             }
         }
     }

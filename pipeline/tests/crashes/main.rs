@@ -28,10 +28,11 @@ fn main() -> ExitCode {
 }
 
 fn tests(filter: Option<&str>) -> ExitCode {
-    let tests: [(&str, fn()); 5] = [
+    let tests: [(&str, fn()); 6] = [
         ("killed_at_every_place", killed::at_every_place),
         ("killed_at_random_moments", killed::at_random_moments),
         ("full_at_every_write", full::at_every_write),
+        ("full_at_every_line_of_the_log", full::at_every_line_of_the_log),
         ("sixteen_runs_do_each_stage_once", together::sixteen_runs_do_each_stage_once),
         ("a_killed_holder_is_replaced", together::a_killed_holder_is_replaced),
     ];

@@ -27,22 +27,23 @@ pub fn exec(job: &Path) -> ExitCode {
     }
 }
 
-/// Prints the state that the run ended with, or why it could not go on.
+/// Prints the state that the run ended with, or why it could not go on and the last state that was seen.
 pub fn run(store: &Path, recipe: &str) -> ExitCode {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    match runtime.block_on(run_recipe(store, recipe)) {
+    let mut seen = RunState::default();
+    match runtime.block_on(run_recipe(store, recipe, &mut seen)) {
         Ok(state) => {
             println!("{}", serde_json::to_string(&state).unwrap());
             ExitCode::SUCCESS
         }
         Err(error) => {
-            println!("{}", serde_json::json!({ "error": chain(&error) }));
+            println!("{}", serde_json::json!({ "error": chain(&error), "seen": seen }));
             ExitCode::FAILURE
         }
     }
 }
 
-async fn run_recipe(store: &Path, recipe: &str) -> Result<RunState, Error> {
+async fn run_recipe(store: &Path, recipe: &str, seen: &mut RunState) -> Result<RunState, Error> {
     let cache = Cache::open(store, None).await?;
     let recipe = recipe::parse_str("r.yaml", recipe, &LoadOptions::default()).unwrap_or_else(|e| panic!("{e}"));
     let hash = |path: &Path| cache.hash_memo().digest(path).map(|digest| digest.to_string());
@@ -60,6 +61,6 @@ async fn run_recipe(store: &Path, recipe: &str) -> Result<RunState, Error> {
     };
     let (_ask, interrupts) = tokio::sync::mpsc::channel(1);
     let executor = Arc::new(Local { program: std::env::current_exe().unwrap(), grace: GRACE });
-    let mut watcher = |_: &Stamped, _: &RunState| {};
+    let mut watcher = |_: &Stamped, state: &RunState| seen.clone_from(state);
     run::run(&plan, &cache, executor, &options, &folder, interrupts, &mut watcher).await
 }
