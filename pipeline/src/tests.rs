@@ -11,4 +11,4 @@ mod oracle;
 mod refused;
 mod runs;
 mod toys;
-mod world;
+pub mod world;

@@ -11,7 +11,7 @@ use std::{
 use flow_cache::{ArtifactDigest, BlobDigest, Cache, Lease, PutRecord, Record, StageKey, WorkDir, WorkLock, failpoint};
 use fs_err as fs;
 use serde_json::Value;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, oneshot, watch};
 
 use super::work;
 use crate::{
@@ -27,8 +27,8 @@ use crate::{
 
 /// How long a lease lasts without renewal. A dead holder on this machine is noticed at once; one elsewhere after this.
 pub const LEASE: Duration = Duration::from_mins(1);
-/// How often a lease is renewed: often enough that three renewals may fail.
-pub const RENEW_EVERY: Duration = Duration::from_secs(15);
+/// How often a lease is renewed in its lifetime: often enough that three renewals may fail.
+const RENEWALS: u32 = 4;
 /// How long the process of a dead run may still hold the work dir: the grace that it has, and time to die.
 const TAKEN: Duration = exec::ORPHAN_GRACE.saturating_mul(3);
 /// The work dir of a stage that took no longer is put away, and removed when the run ends. ext4 does not use an inode again for five seconds
@@ -97,18 +97,20 @@ pub enum Ended {
 }
 
 /// Makes the attempt, and as many more as the stage's `retries` allow. Every failure of the stage itself is an
-/// [`Ended::Failed`].
+/// [`Ended::Failed`]. From [`Report::Retrying`] on the stage's cores are free; `wish` asks for them again, and what it returns
+/// tells when they are there.
 pub async fn attempt(
     cache: Cache,
     executor: Arc<dyn Executor>,
     attempt: Attempt,
     mut stop: watch::Receiver<Stop>,
     report: &mut (dyn FnMut(Report) + Send),
+    wish: &(dyn Fn() -> oneshot::Receiver<()> + Sync),
 ) -> Ended {
     let Retries { attempts, backoff } = attempt.stage.resources.retries;
     let mut pause = backoff.as_std();
     // The lease was taken a moment ago.
-    let mut due = tokio::time::Instant::now() + RENEW_EVERY;
+    let mut due = tokio::time::Instant::now() + attempt.lease.ttl / RENEWALS;
     for next in 2.. {
         let ended = one(&cache, executor.as_ref(), &attempt, due, stop.clone(), report).await;
         let error = match &ended {
@@ -119,8 +121,13 @@ pub async fn attempt(
         let enough = Notify::new();
         // At once, and at once again when the next attempt begins: neither knows when that was done last.
         due = tokio::time::Instant::now();
+        let turn = async {
+            tokio::time::sleep(pause).await;
+            // An error means that nobody is left who gives cores: then the run has ended.
+            wish().await
+        };
         tokio::select! {
-            () = tokio::time::sleep(pause) => {}
+            given = turn => if given.is_err() { return Ended::Stopped },
             () = renew(&cache, &attempt.lease, due, &enough) => return taken_over(),
             // An error means that nobody is left who could ask.
             _ = stop.wait_for(|stop| *stop > Stop::No) => return Ended::Stopped,
@@ -317,7 +324,7 @@ async fn wait_until_free(work: &WorkDir, stop: &mut watch::Receiver<Stop>) -> Re
 
 /// Renews the lease, first when that is `due`, until it is `enough`; returns early only if somebody else has it.
 async fn renew(cache: &Cache, lease: &Lease, due: tokio::time::Instant, enough: &Notify) {
-    let mut due = tokio::time::interval_at(due, RENEW_EVERY);
+    let mut due = tokio::time::interval_at(due, lease.ttl / RENEWALS);
     due.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tokio::select! {
@@ -389,3 +396,6 @@ fn judge(exit: Exit, job: &Job, stop: Stop, attempt: &Attempt) -> Option<Ended> 
         (Exit::Code(code), _) => failed(StageError::new(format!("its process ended with code {code} and no result"))),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -9,7 +9,7 @@ use std::{
 use flow_cache::{Acquired, ArtifactDigest, Cache, Holder, Lease, StageKey};
 use tokio::{
     runtime::Handle,
-    sync::{mpsc, watch},
+    sync::{mpsc, oneshot, watch},
     task::JoinSet,
 };
 
@@ -56,6 +56,13 @@ enum Answer {
     Ended(usize, Ended, Lease),
 }
 
+/// What the task of a stage says while it goes on.
+enum Said {
+    Report(Report),
+    /// Its pause is over: this is to be answered when there are cores for it.
+    Wish(oneshot::Sender<()>),
+}
+
 /// What became of the wish to do a stage.
 enum Claimed {
     /// Another run has done it meanwhile.
@@ -83,8 +90,10 @@ struct Driver<'a> {
     ready: BTreeMap<usize, KeyParts>,
     /// How often a damaged artifact was made again, or was asked for again meanwhile.
     remade: BTreeMap<ArtifactDigest, u32>,
+    /// What waits for cores between two attempts.
+    again: BTreeMap<usize, oneshot::Sender<()>>,
     tasks: JoinSet<Answer>,
-    reports: mpsc::UnboundedSender<(usize, Report)>,
+    reports: mpsc::UnboundedSender<(usize, Said)>,
     stop: watch::Sender<Stop>,
 }
 
@@ -117,6 +126,7 @@ pub async fn run(
         artifacts: vec![None; plan.stages().len()],
         ready: BTreeMap::new(),
         remade: BTreeMap::new(),
+        again: BTreeMap::new(),
         tasks: JoinSet::new(),
         reports,
         stop: watch::Sender::new(Stop::No),
@@ -151,20 +161,21 @@ pub async fn run(
                 driver.stop.send_replace(next);
                 scheduler.step(Input::Interrupt)
             }
-            Some((at, report)) = heard.recv() => {
-                driver.tell(report.of(plan.stages()[at].id.clone()));
-                Vec::new()
+            Some((at, said)) = heard.recv() => {
+                driver.hear(at, said).map_or_else(Vec::new, |input| scheduler.step(input))
             }
             Some(answer) = driver.tasks.join_next() => {
                 // What a stage said before it ended is told before its end.
-                while let Ok((at, report)) = heard.try_recv() {
-                    driver.tell(report.of(plan.stages()[at].id.clone()));
+                let mut commands = Vec::new();
+                while let Ok((at, said)) = heard.try_recv() {
+                    commands.extend(driver.hear(at, said).map_or_else(Vec::new, |input| scheduler.step(input)));
                 }
                 match answer {
-                    Ok(answer) => match driver.take(answer, scheduler.is_closed()).await {
-                        Some(input) => scheduler.step(input),
-                        None => Vec::new(),
-                    },
+                    Ok(answer) => {
+                        let input = driver.take(answer, scheduler.is_closed()).await;
+                        commands.extend(input.map_or_else(Vec::new, |input| scheduler.step(input)));
+                        commands
+                    }
                     Err(panic) => {
                         return Err(Error::Io { doing: "drive the run", source: std::io::Error::other(panic) });
                     }
@@ -197,6 +208,20 @@ impl Driver<'_> {
         }
         self.state.apply(&stamped);
         (self.watcher)(&stamped, &self.state);
+    }
+
+    fn hear(&mut self, at: usize, said: Said) -> Option<Input> {
+        match said {
+            Said::Report(report) => {
+                let rests = matches!(report, Report::Retrying { .. });
+                self.tell(report.of(self.id(at)));
+                rests.then_some(Input::Rests(at))
+            }
+            Said::Wish(cores) => {
+                self.again.insert(at, cores);
+                Some(Input::Again(at))
+            }
+        }
     }
 
     /// Only reasons depend on this: a full disk must not end a run for it.
@@ -247,7 +272,11 @@ impl Driver<'_> {
                     Answer::Waited(at)
                 });
             }
-            Command::Launch(at) => self.claim(at),
+            Command::Launch(at) => match self.again.remove(&at) {
+                // One that was stopped meanwhile hears no more, and says itself that it has ended.
+                Some(cores) => drop(cores.send(())),
+                None => self.claim(at),
+            },
             Command::Skip { stage, because } => {
                 self.tell(Event::StageSkipped { stage: self.id(stage), because: self.id(because) });
             }
@@ -298,13 +327,23 @@ impl Driver<'_> {
         };
         let (cache, executor) = (self.cache.clone(), Arc::clone(&self.executor));
         let (stop, reports) = (self.stop.subscribe(), self.reports.clone());
-        self.on_a_thread(async move {
-            let mut say = move |report| {
-                // The driver outlives its tasks; a report that nobody hears is no loss.
-                let _ = reports.send((at, report));
+        let may_pause = work.stage.resources.retries.attempts.get() > 1;
+        let made = async move {
+            // The driver outlives its tasks; what nobody hears is no loss.
+            let mut say = |report| drop(reports.send((at, Said::Report(report))));
+            let wish = || {
+                let (cores, given) = oneshot::channel();
+                let _ = reports.send((at, Said::Wish(cores)));
+                given
             };
-            Answer::Ended(at, attempt(cache, executor, work, stop, &mut say).await, lease)
-        });
+            Answer::Ended(at, attempt(cache, executor, work, stop, &mut say, &wish).await, lease)
+        };
+        // Threads are not without number: one that pauses must not keep those from theirs that it waits for.
+        if may_pause {
+            self.tasks.spawn(made);
+        } else {
+            self.on_a_thread(made);
+        }
     }
 
     /// A task that mostly works on files: on a thread of its own, and not handed to another one for each of them.
@@ -352,6 +391,7 @@ impl Driver<'_> {
                 Input::Failed(at)
             }
             Answer::Ended(at, ended, lease) => {
+                self.again.remove(&at);
                 give_back(self.cache, &lease).await;
                 match ended {
                     Ended::Done { artifact, seconds, bytes } => {

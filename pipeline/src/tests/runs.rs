@@ -193,6 +193,45 @@ async fn of_two_runs_on_one_store_each_stage_runs_in_one() {
     }
 }
 
+/// `a` needs both cores and is killed at first: while it pauses, `b` and `c` have them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stage_that_pauses_leaves_its_cores_to_others() {
+    let world = World::new();
+    let recipe = "
+  a: { kind: write, with: { text: a }, resources: { cores: 2, retries: { attempts: 2, backoff: 1s } } }
+  b: { kind: write, with: { text: b }, resources: { cores: 2 } }
+  c: { kind: trim, inputs: { text: b }, resources: { cores: 2 } }
+";
+    let ran = world.run_as(recipe, Manner { kills: &["a"], ..Manner::default() }).await.unwrap();
+    assert_eq!(ran.state.outcome, Some(Outcome::Done));
+    let order: Vec<String> = ran
+        .events
+        .iter()
+        .filter_map(|event| match &event.what {
+            Event::StageStarted { stage, .. } => Some(format!("start {stage}")),
+            Event::StageRetrying { stage, .. } => Some(format!("retry {stage}")),
+            Event::StageFinished { stage, .. } => Some(format!("end {stage}")),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(order, ["start a", "retry a", "start b", "end b", "start c", "end c", "end a"]);
+}
+
+/// Asked to end while one pauses, the run waits for it to say so, and gives its lease back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_interrupted_pause_ends_at_once() {
+    let world = World::new();
+    let recipe = "
+  a: { kind: write, with: { text: a }, resources: { cores: 1, retries: { attempts: 2, backoff: 1h } } }
+  slow: { kind: odd, with: { how: wait }, resources: { cores: 1 } }
+";
+    let how = Manner { kills: &["a"], interrupt: true, ..Manner::default() };
+    let ran = world.run_as(recipe, how).await.unwrap();
+    assert_eq!(ran.phases(), ["a: Stopped", "slow: Stopped"]);
+    assert_eq!(ran.state.outcome, Some(Outcome::Interrupted));
+    assert_eq!(world.run(recipe).await.state.outcome, Some(Outcome::Done));
+}
+
 /// Every step of the store fails once, as on a full disk: the run says so or does not need it, nothing half-made is ever
 /// taken, and the next run makes the rest.
 #[tokio::test]

@@ -31,6 +31,8 @@ use crate::{
 pub struct InProcess {
     registry: Arc<Registry>,
     ran: Arc<Mutex<Vec<String>>>,
+    /// Stages whose next attempt is killed.
+    kills: Mutex<Vec<String>>,
 }
 
 #[async_trait]
@@ -41,7 +43,15 @@ impl Executor for InProcess {
         mut stop: watch::Receiver<Stop>,
         report: &mut (dyn FnMut(Report) + Send),
     ) -> Result<Exit> {
-        self.ran.lock().unwrap().push(task.stage.to_string());
+        let name = task.stage.to_string();
+        let killed = {
+            let mut kills = self.kills.lock().unwrap();
+            kills.iter().position(|stage| *stage == name).map(|at| kills.remove(at)).is_some()
+        };
+        if killed {
+            return Ok(Exit::Signal(9));
+        }
+        self.ran.lock().unwrap().push(name);
         let cancelled = Arc::new(AtomicBool::new(false));
         let (registry, job, flag) = (Arc::clone(&self.registry), task.job.clone(), Arc::clone(&cancelled));
         let mut work = tokio::task::spawn_blocking(move || exec::exec(&job, &registry, flag));
@@ -91,6 +101,8 @@ pub struct Manner<'a> {
     pub recheck: &'a [&'a str],
     /// Ask for the end at the first remark of a stage.
     pub interrupt: bool,
+    /// Stages whose first attempt is killed.
+    pub kills: &'a [&'a str],
 }
 
 impl World {
@@ -119,6 +131,12 @@ impl World {
         self.run_plan(&self.plan(text, how.recheck).await, how).await
     }
 
+    /// Runs the toys, but for the first attempts of these.
+    pub fn executor(&self, kills: &[&str]) -> InProcess {
+        let kills = Mutex::new(kills.iter().map(|&stage| stage.to_owned()).collect());
+        InProcess { registry: Arc::new(registry()), ran: Arc::default(), kills }
+    }
+
     /// Runs a plan. Always also checks that the log gives the state that the run had.
     pub async fn run_plan(&self, plan: &Plan, how: Manner<'_>) -> Result<Ran> {
         let folder = RunFolder::create(&self.dir.path().join("runs"))?;
@@ -130,8 +148,9 @@ impl World {
             version: "0.0.0".into(),
             recheck: how.recheck.iter().map(|id| id.parse().unwrap()).collect(),
         };
-        let ran = Arc::new(Mutex::new(Vec::new()));
-        let executor = Arc::new(InProcess { registry: Arc::new(registry()), ran: Arc::clone(&ran) });
+        let executor = self.executor(how.kills);
+        let ran = Arc::clone(&executor.ran);
+        let executor = Arc::new(executor);
         let (ask, interrupts) = mpsc::channel(1);
         let scratch = self.dir.path().join("store/v1/work");
         if how.interrupt {
