@@ -22,6 +22,8 @@ fn main() -> ExitCode {
     tracing_subscriber::fmt()
         .with_env_filter(EnvFilter::try_from_env("FLOW_LOG").unwrap_or_else(|_| EnvFilter::new(usual)))
         .with_ansi(console::colors_enabled_stderr())
+        // The log may lie on a full disk: what it cannot hold is no reason to end.
+        .log_internal_errors(false)
         .with_writer(std::io::stderr)
         .init();
     let json = cli.json;

@@ -179,6 +179,19 @@ impl Error {
         }
     }
 
+    /// Whether the store may not be written to, or read, by whoever runs this.
+    pub fn is_refused(&self) -> bool {
+        let mut cause: Option<&(dyn StdError + 'static)> = Some(self);
+        while let Some(error) = cause {
+            let kind = error.downcast_ref::<io::Error>().map(io::Error::kind);
+            if matches!(kind, Some(io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem)) {
+                return true;
+            }
+            cause = error.source();
+        }
+        false
+    }
+
     /// An [`Error::Store`], or [`Error::DiskFull`] where that is the cause.
     pub(crate) fn store(what: impl Into<String>, store: &str, source: object_store::Error) -> Self {
         let what = what.into();

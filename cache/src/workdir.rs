@@ -2,6 +2,7 @@
 
 use std::{
     fs::TryLockError,
+    io::Write,
     path::{Path, PathBuf},
 };
 
@@ -10,6 +11,7 @@ use crate::{
     digest::StageKey,
     error::{Error, Result, during},
     failpoint,
+    holder::Holder,
     staged::nonce,
 };
 
@@ -65,7 +67,7 @@ const AWAY: &str = "away-";
 /// The right to write in a work dir. The system takes it back when its process ends, however it ends.
 #[derive(Debug)]
 pub struct WorkLock {
-    _file: std::fs::File,
+    file: std::fs::File,
 }
 
 impl WorkLock {
@@ -82,10 +84,22 @@ impl WorkLock {
             .into_parts()
             .0;
         match file.try_lock() {
-            Ok(()) => Ok(Some(Self { _file: file })),
+            Ok(()) => Ok(Some(Self { file })),
             Err(TryLockError::WouldBlock) => Ok(None),
             Err(TryLockError::Error(source)) => Err(Error::io("lock a work dir", source)),
         }
+    }
+
+    /// Writes down that it is this process that has the lock, for people: whether it is taken is the system's word.
+    pub fn sign(&mut self) {
+        let name = serde_json::to_vec(&Holder::this_process("")).unwrap_or_default();
+        // Where there is no room for it, there is no name.
+        let _ = self.file.set_len(0).and_then(|()| self.file.write_all(&name));
+    }
+
+    /// Who had the lock last, where that was written down.
+    pub fn signer(path: &Path) -> Option<Holder> {
+        serde_json::from_slice(&fs_err::read(path).ok()?).ok()
     }
 }
 

@@ -112,7 +112,8 @@ fn lock(path: &Path, cancelled: &AtomicBool) -> Result<Option<WorkLock>> {
         if cancelled.load(Ordering::Relaxed) {
             return Ok(None);
         }
-        if let Some(lock) = WorkLock::try_take(path)? {
+        if let Some(mut lock) = WorkLock::try_take(path)? {
+            lock.sign();
             return Ok(Some(lock));
         }
         thread::sleep(TRY_AGAIN);

@@ -17,7 +17,10 @@ use flow_cache::Cache;
 use flow_pipeline::{
     StageError,
     context::Context,
-    event::{Event, Stamped, state::RunState},
+    event::{
+        Event, Stamped,
+        state::{Phase, RunState},
+    },
     exec,
     executor::local::Local,
     key::Numerics,
@@ -164,7 +167,7 @@ async fn run(store: &Path, recipe: &str) -> RunState {
     };
     let state = run::run(&plan, &cache, executor, &options, &folder, interrupts, &mut watcher).await.unwrap();
     assert!(
-        steps > 0 || state.count(flow_pipeline::event::state::Phase::Cached) > 0,
+        steps > 0 || state.count(Phase::Cached) + state.count(Phase::Failed) > 0,
         "progress is heard while it runs"
     );
     state
@@ -287,6 +290,24 @@ fn a_deaf_orphan_is_killed_with_its_children() {
     wait("the end of the orphan and its child", || pids.iter().all(|pid| is_gone(*pid)).then_some(()));
 }
 
+/// A stage that was halted cannot end itself: the next run says which process it is, and goes on once that is gone.
+fn an_orphan_that_was_halted_is_named() {
+    let world = World::new("deaf", 3000, "");
+    let mut first = world.start();
+    world.wait_for_step(3);
+    let pids = world.pids();
+    let pid = pids[0];
+    kill_9(&mut first);
+    // Not before: the system wakes what is halted when its parent ends.
+    kill_process(pid, Signal::STOP).unwrap();
+    let stage = World::end(world.start());
+    assert!(stage["error"]["message"].as_str().unwrap().starts_with("another process still works in "), "{stage}");
+    let help = stage["error"]["help"].as_str().unwrap();
+    assert!(help.contains(&format!("kill -9 {}`", pid.as_raw_nonzero())), "{help}");
+    pids.into_iter().for_each(|pid| kill_process(pid, Signal::KILL).unwrap());
+    assert_eq!(World::end(world.start())["phase"], "finished");
+}
+
 /// Asked politely, a run saves its state and says that it was interrupted.
 fn an_interrupted_run_saves_its_state() {
     let world = World::new("politely", 100, "");
@@ -400,9 +421,10 @@ fn what_may_go_well_is_tried_again() {
 }
 
 fn tests(filter: Option<&str>) -> ExitCode {
-    let tests: [(&str, fn()); 10] = [
+    let tests: [(&str, fn()); 11] = [
         ("after_kill_9_the_same_command_goes_on", after_kill_9_the_same_command_goes_on),
         ("a_deaf_orphan_is_killed_with_its_children", a_deaf_orphan_is_killed_with_its_children),
+        ("an_orphan_that_was_halted_is_named", an_orphan_that_was_halted_is_named),
         ("an_interrupted_run_saves_its_state", an_interrupted_run_saves_its_state),
         ("a_killed_stage_is_a_failed_stage", a_killed_stage_is_a_failed_stage),
         ("a_stage_that_takes_too_long_saves_its_state", a_stage_that_takes_too_long_saves_its_state),

@@ -59,7 +59,7 @@ pub fn text(state: &RunState, standing: Standing, now: &str) -> String {
             let _ = writeln!(out, "{:>9} {line}", "|");
         }
     }
-    let _ = writeln!(out, "\n{}", summary(state));
+    let _ = writeln!(out, "\n{}", summary(state, standing));
     out
 }
 
@@ -76,7 +76,7 @@ pub fn under_way(state: &RunState, now: &str, rows: usize, columns: usize) -> St
     let mut lines = vec![format!("run {} of {}: running{}", state.run, state.recipe, since(state, now))];
     let stages = shown.iter().filter_map(|id| Some((id, state.stages.get(id)?)));
     lines.extend(stages.map(|(id, stage)| line(id, stage, Standing::Running, now, width)));
-    lines.extend([String::new(), summary(state)]);
+    lines.extend([String::new(), summary(state, Standing::Running)]);
     // A line that was broken would be two to clear.
     lines.iter().map(|line| console::truncate_str(line, columns.saturating_sub(1), "…").into_owned() + "\n").collect()
 }
@@ -95,14 +95,15 @@ fn since(state: &RunState, now: &str) -> String {
 /// A stage in a line.
 fn line(id: &StageId, stage: &StageState, standing: Standing, now: &str, width: usize) -> String {
     let (word, colour) = word(stage.phase, standing);
-    let facts = facts(stage, now).join(", ");
+    let facts = facts(stage, standing, now).join(", ");
     let line = format!("{} {:width$}  {facts}", colour.apply_to(format!("{word:>9}")), id.to_string());
     line.trim_end().to_owned()
 }
 
 /// How many stages stand where, and how long the run took.
-pub fn summary(state: &RunState) -> String {
-    let under_way = [(Phase::Running, "running"), (Phase::Waiting, "waiting")];
+pub fn summary(state: &RunState, standing: Standing) -> String {
+    let running = if standing == Standing::CutOff { "cut off" } else { "running" };
+    let under_way = [(Phase::Running, running), (Phase::Waiting, "waiting")];
     let parts: Vec<String> = counts(state, &under_way).chain(counts(state, &ENDED)).collect();
     let time = state.seconds.map(|seconds| format!(" in {}", duration(seconds))).unwrap_or_default();
     format!("{}{time}", parts.join(", "))
@@ -139,7 +140,7 @@ fn word(phase: Phase, standing: Standing) -> (&'static str, Style) {
     }
 }
 
-fn facts(stage: &StageState, now: &str) -> Vec<String> {
+fn facts(stage: &StageState, standing: Standing, now: &str) -> Vec<String> {
     let mut facts = Vec::new();
     if let Some((done, total, unit)) = stage.progress.as_ref().filter(|_| stage.phase == Phase::Running) {
         let share = total.filter(|total| *total > 0).map(|total| *done as f64 / total as f64);
@@ -149,7 +150,7 @@ fn facts(stage: &StageState, now: &str) -> Vec<String> {
         let total = total.map(|total| format!("/{total}")).unwrap_or_default();
         let percent = share.map(|share| format!(" ({:.0} %)", share * 100.0)).unwrap_or_default();
         facts.push(format!("{done}{total} {unit}{percent}"));
-        if let Some(left) = stage.seconds_left(now) {
+        if let Some(left) = stage.seconds_left(now).filter(|_| standing != Standing::CutOff) {
             facts.push(format!("about {} left", duration(left)));
         }
     }

@@ -84,6 +84,7 @@ fn everything_is_killed_at_once() {
     assert_eq!(records, 3, "the corpus, the tokenizer and the tokens are on record; the model is not");
     let ended = environment.flow(&["status"]).succeeded();
     assert!(ended.stdout.contains("cut off; the same command goes on from here"), "{}", ended.stdout);
+    assert!(ended.stdout.contains("1 cut off, 3 finished") && !ended.stdout.contains(" left"), "{}", ended.stdout);
     goes_on(&environment);
 }
 
@@ -159,6 +160,29 @@ fn a_killed_stage_is_tried_again_where_the_recipe_says_so() {
     assert_eq!(&cached.iter().find(|event| event["stage"] == "public").unwrap()["artifact"], in_one_go());
 }
 
+/// What a person sees of it: one line that says why, which attempt comes and when, and then the stage as any other.
+#[test]
+fn a_person_sees_that_a_stage_is_tried_again() {
+    let environment = long_training();
+    environment.edit(
+        "tokens: 200K, checkpoint_every: 20 }",
+        "tokens: 200K, checkpoint_every: 20 }\n    resources: { retries: { attempts: 3, backoff: 1500ms } }",
+    );
+    let mut running = environment.start_shown(&["public"]);
+    running.wait_until("the training is past its second checkpoint", || step(&environment) > 40);
+    for stage in running.stages() {
+        assert!(std::process::Command::new("kill").args(["-9", &stage.to_string()]).status().unwrap().success());
+    }
+    assert_eq!(running.wait(), Some(0), "{}", environment.read("stderr"));
+    let shown = environment.read("stderr");
+    let lines: Vec<&str> = shown.lines().map(str::trim_start).collect();
+    let told: Vec<&&str> = lines.iter().filter(|line| line.starts_with("Retrying")).collect();
+    assert_eq!(told, [&"Retrying public: its process was killed (signal 9); attempt 2 of 3 in 1.5 s"], "{shown}");
+    let at = |start: &str| lines.iter().position(|line| line.starts_with(start)).unwrap_or_else(|| panic!("{shown}"));
+    assert!(at("Retrying public") < at("Finished public"), "{shown}");
+    assert!(!shown.contains("Failed"), "{shown}");
+}
+
 #[test]
 fn a_person_presses_ctrl_c() {
     for signal in ["INT", "TERM"] {
@@ -175,6 +199,24 @@ fn a_person_presses_ctrl_c() {
         );
         goes_on(&environment);
     }
+}
+
+/// A stage that hears nothing has a minute to save its state; who presses Ctrl-C again does not wait for that.
+#[test]
+fn a_person_presses_ctrl_c_twice() {
+    let environment = long_training();
+    let mut running = in_the_middle(&environment);
+    let stages = running.stages();
+    for stage in &stages {
+        assert!(std::process::Command::new("kill").args(["-STOP", &stage.to_string()]).status().unwrap().success());
+    }
+    running.signal("INT");
+    thread::sleep(Duration::from_secs(1));
+    assert!(!running.has_ended(), "it did not wait for its stage");
+    running.signal("INT");
+    assert_eq!(running.wait_at_most(Duration::from_secs(10)), Some(130));
+    assert!(!stages.iter().any(|stage| is_alive(*stage)), "a stage outlived the run");
+    goes_on(&environment);
 }
 
 #[test]

@@ -159,8 +159,13 @@ impl TestEnvironment {
 
     /// Starts `flow run recipe.yaml --json` and more.
     pub fn start(&self, more: &[&str]) -> Running {
+        self.start_shown(&[&["--json"], more].concat())
+    }
+
+    /// Starts `flow run recipe.yaml` and more, as a person sees it: in the files `stdout` and `stderr`.
+    pub fn start_shown(&self, more: &[&str]) -> Running {
         let output = |name: &str| fs::File::create(self.path(name)).unwrap();
-        let mut command = self.command(&[&["run", "recipe.yaml", "--json", "--threads", "2"], more].concat());
+        let mut command = self.command(&[&["run", "recipe.yaml", "--threads", "2"], more].concat());
         Running::spawn(command.stdout(output("stdout")).stderr(output("stderr")))
     }
 

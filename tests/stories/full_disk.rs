@@ -72,6 +72,7 @@ fn with_more_room_the_same_command_goes_on() {
             (ended.stderr.contains("`--store`"), "nobody says what to do"),
             (ended.stderr.contains("[folder]/store/"), "nobody says which disk"),
             (!ended.stderr.contains("code 101"), "a stage panicked"),
+            (!ended.stderr.contains("Running") || ended.stderr.contains(" not "), "nobody says what was not reached"),
         ] {
             if !is_so {
                 complaints.push(format!("with {kib} KiB {complaint}: {}", ended.stderr));
@@ -89,6 +90,32 @@ fn with_more_room_the_same_command_goes_on() {
     assert_eq!(environment.artifacts("report/tiny"), finished.artifacts("report/tiny"));
     assert_eq!(environment.records("store"), stages(&DOMAINS).len());
     assert!(complaints.is_empty(), "{}", complaints.join("\n"));
+}
+
+/// The disk of the run's log is another one than that of the store, and somebody fills it while the run goes on.
+#[test]
+fn a_run_that_cannot_write_its_log_ends_with_its_summary() {
+    let environment = TestEnvironment::fresh();
+    let runs = environment.path("store/runs");
+    let Some(_disk) = Disk::mount_or_say(&runs, 4096) else { return };
+    let mut running = environment.start_shown(&["--store", "store"]);
+    running.wait_until("a stage has ended", || environment.read("stderr").contains("Finished"));
+    let filler = runs.join("filler");
+    std::fs::write(&filler, vec![0; 8 << 20]).unwrap_err();
+    assert_eq!(running.wait(), Some(1), "{}", environment.read("stderr"));
+    let shown = environment.read("stderr");
+    for words in
+        [" finished", " not begun", "the log of the run", "No space left on device", "`--store`", "/store/ is full"]
+    {
+        assert!(shown.contains(words), "`{words}` is not in {shown}");
+    }
+    assert!(!shown.contains("panicked") && !shown.contains("Report"), "{shown}");
+    let finished = shown.lines().filter(|line| line.trim_start().starts_with("Finished")).count();
+    assert_eq!(environment.records("store"), finished, "{shown}");
+
+    std::fs::remove_file(filler).unwrap();
+    let ended = environment.run(&["--store", "store"]).succeeded();
+    assert_eq!(ended.stages("stage-cached").len(), finished);
 }
 
 #[test]

@@ -8,7 +8,9 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use flow_cache::{ArtifactDigest, BlobDigest, Cache, Lease, PutRecord, Record, StageKey, WorkDir, WorkLock, failpoint};
+use flow_cache::{
+    ArtifactDigest, BlobDigest, Cache, Holder, Lease, PutRecord, Record, StageKey, WorkDir, WorkLock, failpoint,
+};
 use fs_err as fs;
 use serde_json::Value;
 use tokio::sync::{Notify, oneshot, watch};
@@ -151,7 +153,7 @@ async fn one(
         Err(Error::InputLost { artifact, source }) => Ended::Lost { artifact, why: chain(source.as_ref()) },
         Err(error) => Ended::Failed {
             again: matches!(&error, Error::Cache(cause) if cause.may_pass()) || matches!(error, Error::Spawn { .. }),
-            error: StageError { help: advice(&error).map(str::to_owned), ..StageError::new(chain(&error)) },
+            error: told(&error),
             log_tail: tail_of(&attempt.log, LOG_TAIL),
         },
     };
@@ -179,7 +181,12 @@ fn with_disk(error: StageError, store: &Path) -> StageError {
     ))
 }
 
-/// What a person can do about a failure that is not the stage's own.
+/// A failure that is not the stage's own, as one of its stage.
+pub(super) fn told(error: &Error) -> StageError {
+    StageError { help: advice(error).map(str::to_owned), ..StageError::new(chain(error)) }
+}
+
+/// What a person can do about it.
 fn advice(error: &Error) -> Option<&'static str> {
     match error {
         Error::NonDeterministic { .. } => Some(
@@ -187,6 +194,12 @@ fn advice(error: &Error) -> Option<&'static str> {
              a defect of the stage or of the machine",
         ),
         Error::Cache(flow_cache::Error::DiskFull { .. }) => Some("make room and give the same command again"),
+        Error::Cache(cause) if cause.is_refused() => Some(
+            "who runs flow must be allowed to write to the store; `--store` names another folder, and what was finished is kept",
+        ),
+        Error::Cache(cause @ flow_cache::Error::Store { .. }) if cause.may_pass() => {
+            Some("once the store answers again, give the same command again: what was finished is kept")
+        }
         _ => None,
     }
 }
@@ -313,8 +326,14 @@ async fn wait_until_free(work: &WorkDir, stop: &mut watch::Receiver<Stop>) -> Re
             return Ok(Some(Ended::Stopped));
         }
         if since.elapsed() > TAKEN {
-            let error = StageError::new(format!("another process still works in {}", work.path().display()))
-                .with_help("end that process, then give the same command again");
+            let error = StageError::new(format!("another process still works in {}", work.path().display()));
+            let error = error.with_help(match WorkLock::signer(&work.lock()) {
+                Some(Holder { pid, host, .. }) => format!(
+                    "it is process {pid} on {host}, which a run that is gone had started: end it there (`kill -9 {pid}`), then \
+                     give the same command again"
+                ),
+                None => "end that process, then give the same command again".to_owned(),
+            });
             return Ok(Some(Ended::Failed { error, log_tail: Vec::new(), again: false }));
         }
         tokio::time::sleep(exec::TRY_AGAIN).await;

@@ -14,13 +14,13 @@ use tokio::{
 };
 
 use super::{
-    attempt::{Attempt, Ended, LEASE, attempt, rounded},
+    attempt::{Attempt, Ended, LEASE, attempt, rounded, told},
     capacity,
     folder::RunFolder,
     schedule::{Capacity, Command, Input, Scheduler},
 };
 use crate::{
-    error::{Error, Result, StageError, chain},
+    error::{Error, Result, StageError},
     event::{Event, Outcome, Report, Stamped, log::EventLog, now, state::RunState},
     executor::{Executor, Stop},
     key::KeyParts,
@@ -386,7 +386,7 @@ impl Driver<'_> {
                 Input::Busy(at)
             }
             Answer::Probed(at, _, Err(error)) | Answer::Claimed(at, _, Err(error)) => {
-                let error = StageError::new(chain(&error));
+                let error = told(&error);
                 self.tell(Event::StageFailed { stage: self.id(at), error, log_tail: Vec::new() });
                 Input::Failed(at)
             }

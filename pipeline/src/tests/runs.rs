@@ -193,7 +193,7 @@ async fn of_two_runs_on_one_store_each_stage_runs_in_one() {
     }
 }
 
-/// `a` needs both cores and is killed at first: while it pauses, `b` and `c` have them.
+/// `a` needs both cores and is killed at first: while it pauses, others have them.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stage_that_pauses_leaves_its_cores_to_others() {
     let world = World::new();
@@ -214,7 +214,9 @@ async fn a_stage_that_pauses_leaves_its_cores_to_others() {
             _ => None,
         })
         .collect();
-    assert_eq!(order, ["start a", "retry a", "start b", "end b", "start c", "end c", "end a"]);
+    let at = |what: &str| order.iter().position(|said| said == what).unwrap_or_else(|| panic!("{what}: {order:?}"));
+    // `b` may have been looked at first; `c` is known only when `b` has ended.
+    assert!(at("retry a") < at("start c") && at("end c") < at("end a"), "{order:?}");
 }
 
 /// Asked to end while one pauses, the run waits for it to say so, and gives its lease back.
