@@ -89,6 +89,8 @@ fn crates_look_one_way() {
         dependencies.must_not(orchestrator, &["flow-data", "flow-model", "flow-stages"]);
     }
     dependencies.must_not("flow-cache", &["flow-pipeline"]);
+    dependencies.must_not("flow-patience", &["flow-cache", "flow-data", "flow-pipeline"]);
+    dependencies.must_not("flow-patience", &ENGINES);
     dependencies.must_not("flow-data", &["burn", "cubecl", "candle-core"]);
     dependencies.must_not("flow-data", &["flow-model"]);
     for engine in ["flow-model", "flow-data"] {

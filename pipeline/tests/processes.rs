@@ -56,6 +56,8 @@ enum How {
     Suicidal,
     /// Fails by itself at the third step.
     Wrong,
+    /// Fails at the third step as who reads a store that does not answer, the first time that it is there.
+    Unlucky,
     /// Leaves a child behind that would go on for long.
     Leaving,
 }
@@ -102,6 +104,9 @@ impl Kind for Count {
                 match params.how {
                     How::Suicidal => kill_process(rustix::process::getpid(), Signal::KILL).unwrap(),
                     How::Wrong => return Err(StageError::new("it cannot go well")),
+                    How::Unlucky => {
+                        return Err(StageError { may_pass: true, ..StageError::new("the store did not answer") });
+                    }
                     How::Politely | How::Deaf | How::Leaving => {}
                 }
             }
@@ -402,6 +407,17 @@ fn what_a_stage_leaves_behind_ends_with_it() {
     }
 }
 
+/// What a stage says of its store decides, and only where the recipe has `retries`.
+fn a_stage_whose_store_stayed_away_is_tried_again() {
+    let world = World::new("unlucky", 6, ", resources: { retries: { attempts: 2, backoff: 20ms } }");
+    assert_eq!(World::end(world.start())["phase"], "finished");
+    assert_eq!(world.retries(), [(2, 2, 0.02)]);
+    let world = World::new("unlucky", 6, "");
+    let stage = World::end(world.start());
+    assert_eq!((&stage["phase"], &stage["error"]["message"]), (&"failed".into(), &"the store did not answer".into()));
+    assert_eq!(world.retries(), []);
+}
+
 /// A killed stage is tried again and goes on from what it had saved; one that fails by itself is not.
 fn what_may_go_well_is_tried_again() {
     const RETRIES: &str = ", resources: { retries: { attempts: 3, backoff: 20ms } }";
@@ -421,7 +437,7 @@ fn what_may_go_well_is_tried_again() {
 }
 
 fn tests(filter: Option<&str>) -> ExitCode {
-    let tests: [(&str, fn()); 11] = [
+    let tests: [(&str, fn()); 12] = [
         ("after_kill_9_the_same_command_goes_on", after_kill_9_the_same_command_goes_on),
         ("a_deaf_orphan_is_killed_with_its_children", a_deaf_orphan_is_killed_with_its_children),
         ("an_orphan_that_was_halted_is_named", an_orphan_that_was_halted_is_named),
@@ -432,6 +448,7 @@ fn tests(filter: Option<&str>) -> ExitCode {
         ("a_stage_that_hangs_is_killed_at_its_timeout", a_stage_that_hangs_is_killed_at_its_timeout),
         ("the_second_interrupt_ends_it_at_once", the_second_interrupt_ends_it_at_once),
         ("what_a_stage_leaves_behind_ends_with_it", what_a_stage_leaves_behind_ends_with_it),
+        ("a_stage_whose_store_stayed_away_is_tried_again", a_stage_whose_store_stayed_away_is_tried_again),
         ("what_may_go_well_is_tried_again", what_may_go_well_is_tried_again),
     ];
     // At once: they mostly wait.
