@@ -283,7 +283,7 @@ impl<'a> Scheduler<'a> {
                 self.give_up(stage, commands);
             }
             State::Blocked(_) | State::Probing | State::Ready | State::Running | State::Resting | State::Again => {
-                self.set(stage, State::Blocked(1))
+                self.set(stage, State::Blocked(1));
             }
         }
     }

@@ -132,7 +132,7 @@ impl World {
     }
 
     /// Runs the toys, but for the first attempts of these.
-    pub fn executor(&self, kills: &[&str]) -> InProcess {
+    pub fn executor(kills: &[&str]) -> InProcess {
         let kills = Mutex::new(kills.iter().map(|&stage| stage.to_owned()).collect());
         InProcess { registry: Arc::new(registry()), ran: Arc::default(), kills }
     }
@@ -148,7 +148,7 @@ impl World {
             version: "0.0.0".into(),
             recheck: how.recheck.iter().map(|id| id.parse().unwrap()).collect(),
         };
-        let executor = self.executor(how.kills);
+        let executor = Self::executor(how.kills);
         let ran = Arc::clone(&executor.ran);
         let executor = Arc::new(executor);
         let (ask, interrupts) = mpsc::channel(1);

@@ -56,7 +56,7 @@ async fn nobody_takes_a_stage_over_that_pauses() {
             asked
         }
     });
-    let executor = Arc::new(world.executor(&["a"]));
+    let executor = Arc::new(World::executor(&["a"]));
     let (_stop, stopped) = watch::channel(Stop::No);
     let mut reports = Vec::new();
     let wish = || {
