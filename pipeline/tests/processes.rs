@@ -309,7 +309,9 @@ fn an_orphan_that_was_halted_is_named() {
     assert!(stage["error"]["message"].as_str().unwrap().starts_with("another process still works in "), "{stage}");
     let help = stage["error"]["help"].as_str().unwrap();
     assert!(help.contains(&format!("kill -9 {}`", pid.as_raw_nonzero())), "{help}");
-    pids.into_iter().for_each(|pid| kill_process(pid, Signal::KILL).unwrap());
+    for pid in pids {
+        kill_process(pid, Signal::KILL).unwrap();
+    }
     assert_eq!(World::end(world.start())["phase"], "finished");
 }
 
