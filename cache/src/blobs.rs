@@ -88,7 +88,8 @@ impl Tiers {
             })
             .collect::<Result<_>>()?;
         self.batch.begin().map_err(during(|| "mark what is being published"))?;
-        let linker = Linker::new();
+        let outside = Linker::new();
+        let linker = if share == Share::Inode { &self.linker } else { &outside };
         let staged: Vec<(&BlobDigest, Staged)> = missing
             .par_iter()
             .with_min_len(FEW)

@@ -19,9 +19,11 @@ use crate::{
     known::Known,
     latest::LatestKeys,
     layout::{self, Local},
+    link::Linker,
     location::Location,
     store::{Folder, Store},
     tiered::{Tiers, Uploads},
+    workdir::WorkDir,
 };
 
 /// A store: a local folder, and maybe a remote store behind it. Cloning is cheap; clones are the same store.
@@ -38,6 +40,7 @@ struct Inner {
     latest: LatestKeys,
     known: Known,
     seen: Mutex<BTreeMap<StageKey, SeenLease>>,
+    spare: Mutex<Vec<WorkDir>>,
 }
 
 /// A lease of somebody else, its attempt and end, and when it was first seen so.
@@ -83,11 +86,27 @@ impl Cache {
     }
 
     fn assemble(local: Local, store: Store, remote: Option<Store>) -> Self {
-        let tiers = Arc::new(Tiers { tmp: local.tmp(), batch: Batch::new(&local), local: store, remote });
+        let tiers = Arc::new(Tiers {
+            tmp: local.tmp(),
+            batch: Batch::new(&local),
+            linker: Linker::new(),
+            local: store,
+            remote,
+        });
         let uploads = tiers.remote.is_some().then(|| Uploads::start(Arc::clone(&tiers)));
         let known = Known::new(&local);
         let latest = LatestKeys::default();
-        Self { inner: Arc::new(Inner { local, tiers, uploads, latest, known, seen: Mutex::default() }) }
+        Self {
+            inner: Arc::new(Inner {
+                local,
+                tiers,
+                uploads,
+                latest,
+                known,
+                seen: Mutex::default(),
+                spare: Mutex::default(),
+            }),
+        }
     }
 
     /// The folder of the local store.
@@ -133,6 +152,11 @@ impl Cache {
 
     pub(crate) fn seen(&self) -> &Mutex<BTreeMap<StageKey, SeenLease>> {
         &self.inner.seen
+    }
+
+    /// Work dirs that were put away.
+    pub(crate) fn spare(&self) -> &Mutex<Vec<WorkDir>> {
+        &self.inner.spare
     }
 
     pub(crate) fn uploads(&self) -> Option<&Uploads> {

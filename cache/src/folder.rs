@@ -31,6 +31,11 @@ pub(crate) fn create(tmp: &Path, to: &Path, bytes: &[u8]) -> io::Result<bool> {
     }
 }
 
+/// Writes over a file that is there. Not atomic: for what counts as written even if it is torn.
+pub(crate) fn overwrite(to: &Path, bytes: &[u8]) -> io::Result<()> {
+    io::Write::write_all(&mut fs_err::File::options().write(true).truncate(true).open(to)?, bytes)
+}
+
 /// The size of a file, if it is there.
 pub(crate) fn size(path: &Path) -> io::Result<Option<u64>> {
     Ok(absent(fs_err::metadata(path))?.filter(fs::Metadata::is_file).map(|meta| meta.len()))

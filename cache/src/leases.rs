@@ -132,7 +132,8 @@ impl Cache {
         if !self.still_holds(lease).await? {
             return Ok(false);
         }
-        self.shared().replace(&layout::lease(&lease.key, lease.attempt), lease.file(UNIX_EPOCH, true)).await?;
+        // One that cannot be read has ended too.
+        self.shared().overwrite(&layout::lease(&lease.key, lease.attempt), lease.file(UNIX_EPOCH, true)).await?;
         Ok(true)
     }
 

@@ -176,6 +176,14 @@ impl Store {
         place(path, "written")
     }
 
+    /// Writes over an object that is there and for which half a text means the same; on object stores no less atomic.
+    pub(crate) async fn overwrite(&self, path: &ObjectPath, bytes: Bytes) -> Result<()> {
+        let Some(file) = self.file(path) else { return self.replace(path, bytes).await };
+        place(path, "write")?;
+        self.plainly("write", path, move || folder::overwrite(&file, &bytes)).await?;
+        place(path, "written")
+    }
+
     /// Writes an object atomically unless there is one; `false` means that there is one.
     pub(crate) async fn create(&self, path: &ObjectPath, bytes: Bytes) -> Result<bool> {
         if !self.conditional {

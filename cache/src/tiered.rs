@@ -29,6 +29,7 @@ use crate::{
     durable::Batch,
     error::{Error, Result, during},
     layout,
+    link::Linker,
     manifest::Manifest,
     records::{PutRecord, Record},
     store::Store,
@@ -44,6 +45,9 @@ pub(crate) struct Tiers {
     pub tmp: PathBuf,
     /// What is published and not synced.
     pub batch: Batch,
+    /// From the store's folder into it: what its disk refuses is asked for once. A try costs a file that is made and removed,
+    /// and ext4 is slow to make files where others went a moment ago.
+    pub linker: Linker,
 }
 
 impl Tiers {

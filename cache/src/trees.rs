@@ -251,7 +251,7 @@ impl Cache {
             return Err(Error::Exists { path: dest.to_owned() });
         }
         let manifest = self.fetch_sound(digest).await?;
-        let (tiers, dest) = (self.tiers().clone(), dest.to_owned());
+        let (tiers, dest, root) = (self.tiers().clone(), dest.to_owned(), self.root().to_owned());
         blocking(move || {
             let what = || format!("materialize into {}", dest.display());
             if let Some(parent) = dest.parent() {
@@ -259,7 +259,8 @@ impl Cache {
             }
             let aside = Staged::beside(&dest);
             fs_err::create_dir(aside.path()).map_err(during(what))?;
-            let linker = Linker::new();
+            let outside = Linker::new();
+            let linker = if dest.starts_with(&root) { &tiers.linker } else { &outside };
             for (path, entry) in &manifest.entries {
                 let to = aside.path().join(path);
                 let Some(from) = tiers.local.blob(&entry.digest) else { continue };

@@ -2,8 +2,9 @@
 
 use std::{
     fs::TryLockError,
-    io::Write,
+    io::{self, Write},
     path::{Path, PathBuf},
+    sync::PoisonError,
 };
 
 use crate::{
@@ -25,35 +26,65 @@ impl Cache {
     /// Opens the work dir of `key`, making it if it is not there.
     pub fn work_dir(&self, key: &StageKey) -> Result<WorkDir> {
         let work = WorkDir { path: self.local().work(key) };
-        for folder in [work.output(), work.scratch()] {
-            failpoint::at("work.create").map_err(during(|| "create a work dir"))?;
-            fs_err::create_dir_all(folder).map_err(during(|| "create a work dir"))?;
-        }
+        let run = || {
+            failpoint::at("work.create")?;
+            if !work.path.exists() && self.take_spare(&work)? {
+                return Ok(());
+            }
+            fs_err::create_dir_all(work.output())?;
+            failpoint::at("work.create")?;
+            fs_err::create_dir_all(work.scratch())
+        };
+        run().map_err(during(|| "create a work dir"))?;
         Ok(work)
     }
 
-    /// Moves a work dir of which nothing is needed any more out of the way of its key, for [`Cache::remove_put_away`] when there
-    /// is time: who has the key's lease next finds nothing, and loses nothing.
+    /// Moves a work dir of which nothing is needed any more out of the way of its key: who has the key's lease next finds nothing,
+    /// and loses nothing. The next stage of this process may have it, emptied: where a disk is told of each block that comes
+    /// free, to remove folders costs milliseconds. [`Cache::remove_put_away`] removes what is left.
     pub fn put_away(&self, work: &WorkDir) -> Result<()> {
         let away = self.local().tmp().join(format!("{AWAY}{:016x}", nonce()));
         let run = || {
             failpoint::at("work.put-away")?;
             fs_err::rename(work.path(), &away)?;
-            failpoint::at("work.removed")
+            failpoint::at("work.removed")?;
+            let put_away = WorkDir { path: away };
+            // Another run may be removing it; one that is not empty is not used again.
+            if [put_away.output(), put_away.inputs()].iter().all(|folder| empty(folder).is_ok()) {
+                self.spare().lock().unwrap_or_else(PoisonError::into_inner).push(put_away);
+            }
+            Ok(())
         };
         run().map_err(during(|| "put a work dir away"))
+    }
+
+    /// Makes a work dir of one that was put away, if there is one.
+    fn take_spare(&self, work: &WorkDir) -> io::Result<bool> {
+        loop {
+            // Each change of the list is whole, so that of a thread that panicked is as good as any.
+            let spare = self.spare().lock().unwrap_or_else(PoisonError::into_inner).pop();
+            let Some(spare) = spare else { return Ok(false) };
+            fs_err::create_dir_all(self.local().works())?;
+            // Another run may have removed it.
+            if absent(fs_err::rename(spare.path(), work.path()))?.is_some() {
+                return Ok(true);
+            }
+        }
     }
 
     /// Removes the work dirs that were put away, those of runs that were killed among them: nobody needs any of them.
     pub async fn remove_put_away(&self) -> Result<()> {
         let tmp = self.local().tmp();
         let run = move || {
-            for entry in absent(fs_err::read_dir(tmp))?.into_iter().flatten() {
+            for entry in absent(fs_err::read_dir(&tmp))?.into_iter().flatten() {
                 let entry = entry?;
-                if entry.file_name().to_string_lossy().starts_with(AWAY) {
-                    // Another run may be at it too.
-                    while absent(fs_err::remove_dir_all(entry.path()))?.is_none() && entry.path().exists() {}
-                }
+                let name = entry.file_name().to_string_lossy().into_owned();
+                // First out of reach of a run that would take it for its next stage.
+                let gone = tmp.join(format!("{GONE}{:016x}", nonce()));
+                // One that is being removed was left by a process that was killed over it; if it was not, both go on.
+                let is_left = name.starts_with(AWAY) || name.starts_with(GONE);
+                let is_ours = is_left && absent(fs_err::rename(entry.path(), &gone))?.is_some();
+                while is_ours && absent(fs_err::remove_dir_all(&gone))?.is_none() && gone.exists() {}
             }
             Ok(())
         };
@@ -61,8 +92,23 @@ impl Cache {
     }
 }
 
+/// Removes what is in a folder.
+fn empty(folder: &Path) -> io::Result<()> {
+    for entry in absent(fs_err::read_dir(folder))?.into_iter().flatten() {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            fs_err::remove_dir_all(entry.path())?;
+        } else {
+            fs_err::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
 /// Begins the name of a work dir that was put away.
 const AWAY: &str = "away-";
+/// And of one that is being removed.
+const GONE: &str = "gone-";
 
 /// The right to write in a work dir. The system takes it back when its process ends, however it ends.
 #[derive(Debug)]
@@ -119,6 +165,11 @@ impl WorkDir {
         self.path.join("scratch")
     }
 
+    /// Where a stage's inputs are laid out.
+    pub fn inputs(&self) -> PathBuf {
+        self.path.join("inputs")
+    }
+
     /// The file that [`WorkLock`] is taken on.
     pub fn lock(&self) -> PathBuf {
         self.path.join("lock")
@@ -163,11 +214,23 @@ mod tests {
         assert!(!again.path().exists());
 
         let work = cache.work_dir(&key).unwrap();
+        fs_err::write(work.output().join("part"), "x").unwrap();
+        fs_err::create_dir_all(work.inputs().join("tokens")).unwrap();
         cache.put_away(&work).unwrap();
         let tmp = || fs_err::read_dir(dir.path().join("v1/tmp")).unwrap().count();
         assert_eq!((work.path().exists(), tmp()), (false, 1));
-        cache.remove_put_away().await.unwrap();
+
+        // The next one gets it, and finds nothing in it.
+        let next = cache.work_dir(&StageKey::of(b"next")).unwrap();
+        assert_eq!((work.path().exists(), tmp()), (false, 0));
+        for folder in [next.output(), next.scratch(), next.inputs()] {
+            assert_eq!(fs_err::read_dir(folder).unwrap().count(), 0);
+        }
+        cache.put_away(&next).unwrap();
+        let other = Cache::open_local(dir.path()).unwrap();
+        other.remove_put_away().await.unwrap();
         assert_eq!(tmp(), 0);
-        cache.remove_put_away().await.unwrap();
+        other.remove_put_away().await.unwrap();
+        assert!(cache.work_dir(&key).unwrap().output().exists(), "what another run removed is made");
     }
 }

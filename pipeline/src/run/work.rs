@@ -72,8 +72,8 @@ pub(super) fn trust(work: &WorkDir, attempt: &Attempt) -> Result<Option<String>>
 /// Lays the inputs out and says what is to be done. Only scratch survives from an earlier attempt.
 pub(super) async fn set_up(cache: &Cache, attempt: &Attempt, work: &WorkDir) -> Result<(Job, Vec<LaidInput>)> {
     let stage = &attempt.stage;
-    let folder = work.path().join("inputs");
-    if folder.exists() {
+    let folder = work.inputs();
+    if fs::read_dir(&folder).is_ok_and(|mut found| found.next().is_some()) {
         fs::remove_dir_all(&folder).map_err(Error::io("clear a work dir"))?;
     }
     let (mut inputs, mut all) = (BTreeMap::<String, Vec<InputTree>>::new(), Vec::new());
