@@ -64,9 +64,19 @@ impl Cache {
 impl Store {
     /// Is the blob in this folder, whole? One `stat`. A cut one is no blob.
     pub(crate) fn has_local(&self, digest: &BlobDigest, size: u64) -> Result<bool> {
-        let Some(file) = self.blob(digest) else { return Ok(false) };
-        let meta = absent(fs_err::metadata(&file)).map_err(during(|| "look for a blob"))?;
-        Ok(meta.is_some_and(|meta| meta.is_file() && meta.len() == size))
+        let look = during(|| format!("look for blob {}", digest.short()));
+        // Below an open folder: a plan looks for each blob of each artifact, and most of that is the way to the folder.
+        let found = match self.blobs_folder() {
+            Some(folder) => rustix::fs::statat(folder, layout::below_blobs(digest), rustix::fs::AtFlags::empty()),
+            None => match self.blob(digest) {
+                Some(file) => rustix::fs::stat(file),
+                None => return Ok(false),
+            },
+        };
+        let found = absent(found.map_err(io::Error::from)).map_err(look)?;
+        Ok(found.is_some_and(|found| {
+            rustix::fs::FileType::from_raw_mode(found.st_mode).is_file() && u64::try_from(found.st_size) == Ok(size)
+        }))
     }
 
     fn blob_file(&self, digest: &BlobDigest) -> Result<PathBuf> {

@@ -184,7 +184,7 @@ fn open_folder(root: &Path, wrap: Option<Wrap<'_>>) -> Result<(Local, Store)> {
         .with_fsync(false);
     let objects: Arc<dyn ObjectStore> = Arc::new(objects);
     let objects = wrap.map_or_else(|| Arc::clone(&objects), |wrap| wrap(Arc::clone(&objects)));
-    let folder = Folder { tmp: local.tmp(), root };
+    let folder = Folder { tmp: local.tmp(), root, blobs: Arc::default() };
     let store = Store::new(objects, folder.root.display().to_string(), Some(folder));
     durable::recover(&local, &store)?;
     Ok((local, store))

@@ -7,6 +7,7 @@ use std::{
     collections::BTreeMap,
     fmt::Write as _,
     io::Write as _,
+    os::unix::fs::MetadataExt as _,
     sync::{Mutex, PoisonError},
 };
 
@@ -54,6 +55,12 @@ impl Cache {
             keys.insert(stage, *key);
             Ok(())
         })
+    }
+
+    /// Length and time of the file of the last keys: while they stay, so do the keys.
+    pub fn latest_stamp(&self, recipe: &str) -> Option<(u64, i64, i64)> {
+        let meta = std::fs::metadata(self.local().latest(recipe)).ok()?;
+        Some((meta.len(), meta.mtime(), meta.mtime_nsec()))
     }
 
     fn with_latest<T>(

@@ -53,6 +53,12 @@ pub(crate) fn blob_file(folder: &Path, digest: &BlobDigest) -> PathBuf {
     folder.join(VERSION).join(sharded("blobs", &digest.to_string(), ""))
 }
 
+/// The path of a blob below the folder of all blobs.
+pub(crate) fn below_blobs(digest: &BlobDigest) -> String {
+    let id = digest.to_string();
+    format!("{}/{id}", &id[..2])
+}
+
 pub(crate) fn trees() -> ObjectPath {
     at("trees")
 }

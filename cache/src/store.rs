@@ -6,7 +6,7 @@
 use std::{
     io,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, OnceLock},
 };
 
 use bytes::Bytes;
@@ -51,6 +51,8 @@ pub(crate) struct Folder {
     pub(crate) root: PathBuf,
     /// Where they are staged.
     pub(crate) tmp: PathBuf,
+    /// The folder of the blobs, once it is there. Nothing removes it while a store is open.
+    pub(crate) blobs: Arc<OnceLock<fs_err::File>>,
 }
 
 impl std::fmt::Debug for Store {
@@ -100,6 +102,17 @@ impl Store {
     /// The file of a blob, where the store is a folder.
     pub(crate) fn blob(&self, digest: &BlobDigest) -> Option<PathBuf> {
         self.folder.as_ref().map(|folder| layout::blob_file(&folder.root, digest))
+    }
+
+    /// The folder of the blobs, where the store is a folder and has one.
+    pub(crate) fn blobs_folder(&self) -> Option<&fs_err::File> {
+        let folder = self.folder.as_ref()?;
+        if folder.blobs.get().is_none() {
+            let opened = fs_err::File::open(folder.root.join(layout::blobs().as_ref())).ok()?;
+            // Another thread may have been faster.
+            let _ = folder.blobs.set(opened);
+        }
+        folder.blobs.get()
     }
 
     /// Called before a step that does not go through `object_store`.

@@ -22,10 +22,14 @@ pub use self::decode::{decode, decode_split};
 pub use self::diagnostic::{Diagnostic, FileId, SourceFile, SourceMap, Span, Spanned};
 use self::expand::Known;
 use self::load::Loader;
+pub use self::load::text_of_file;
 pub use self::node::{Entry, Node, Value};
 pub use self::resources::{Resources, Retries};
 pub use self::schema::{KindSchema, recipe_schema};
 use crate::names::{InstanceName, RecipeName, StageId};
+
+/// What the text of a `--set` is called in a [`SourceMap`].
+pub const SET_SOURCE: &str = "--set";
 
 /// A recipe, read, overlaid, expanded and checked.
 #[derive(Clone, Debug)]

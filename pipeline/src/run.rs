@@ -6,6 +6,7 @@ pub mod drive;
 pub mod folder;
 pub mod history;
 pub mod schedule;
+pub mod unchanged;
 mod work;
 
 pub use capacity::Shortfall;
@@ -13,3 +14,4 @@ pub use drive::{RunOptions, run};
 pub use folder::RunFolder;
 pub use history::{RunSummary, Standing};
 pub use schedule::{Capacity, Need};
+pub use unchanged::{Asked, Unchanged};

@@ -11,4 +11,5 @@ mod oracle;
 mod refused;
 mod runs;
 mod toys;
+mod unchanged;
 pub mod world;

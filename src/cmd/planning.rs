@@ -6,10 +6,10 @@ use flow_cache::{Cache, HashMemo, Location, Patience};
 use flow_pipeline::{
     key::Numerics,
     names::StageId,
-    plan::{self, Artifacts, CacheProbe, Plan, Prepared, WrittenPlan, cause},
+    plan::{self, Artifacts, CacheProbe, Plan, Prepared, WrittenPlan, cause, prepare::Surroundings},
     recipe::{self, LoadOptions, Recipe},
     registry::Registry,
-    run::RunFolder,
+    run::{Asked, RunFolder, Unchanged},
 };
 
 use crate::{
@@ -19,8 +19,12 @@ use crate::{
 
 /// Reads a recipe with all that is laid over it.
 pub fn load(args: &RecipeArgs) -> Result<Recipe, Failure> {
-    let options = LoadOptions { profiles: args.profile.clone(), set: args.set.clone() };
-    recipe::load(&args.recipe, &options).map_err(|invalid| Failure::Recipe(invalid.diagnostics, invalid.sources))
+    recipe::load(&args.recipe, &options(args)).map_err(|invalid| Failure::Recipe(invalid.diagnostics, invalid.sources))
+}
+
+/// What is laid over a recipe.
+pub fn options(args: &RecipeArgs) -> LoadOptions {
+    LoadOptions { profiles: args.profile.clone(), set: args.set.clone() }
 }
 
 /// Opens the store and the one behind it.
@@ -34,18 +38,28 @@ pub async fn open(args: &StoreArgs) -> Result<Cache, Failure> {
 /// Types the recipe's stages and looks at their sources.
 pub fn prepare(recipe: &Recipe, registry: &Registry, cache: &Cache, targets: &[String]) -> Result<Prepared, Failure> {
     let targets = stage_ids(targets)?;
+    let prepared = look(cache, |surroundings| plan::prepare(recipe, registry, surroundings, &targets));
+    prepared.map_err(|error| match error {
+        flow_pipeline::Error::Recipe(diagnostics) => Failure::Recipe(diagnostics, recipe.sources.clone()),
+        other => Failure::Pipeline(other),
+    })
+}
+
+/// What is remembered of a command that had nothing to do.
+pub fn recall(asked: &Asked<'_>, cache: &Cache) -> Option<Unchanged> {
+    let numerics = |device: &str| numerics(device).ok();
+    look(cache, |surroundings| Unchanged::recall(asked, cache, &flow_stages::registry(), surroundings, &numerics))
+}
+
+/// Looks at sources. Those on object stores are listed and hashed by a runtime of their own, which must not start inside of this
+/// one.
+fn look<T>(cache: &Cache, then: impl FnOnce(&Surroundings<'_>) -> T) -> T {
     let memo = cache.hash_memo();
     let hash = |path: &Path| memo.digest(path).map(|digest| digest.to_string());
     let folder = cache.root().join("memo");
-    let surroundings = plan::prepare::Surroundings { memo: &folder, hash: &hash };
-    // Sources on object stores are listed and hashed by a runtime of their own, which must not start inside of this one.
-    let look = || plan::prepare(recipe, registry, &surroundings, &targets);
-    let prepared = tokio::task::block_in_place(look).map_err(|error| match error {
-        flow_pipeline::Error::Recipe(diagnostics) => Failure::Recipe(diagnostics, recipe.sources.clone()),
-        other => Failure::Pipeline(other),
-    })?;
+    let found = tokio::task::block_in_place(|| then(&Surroundings { memo: &folder, hash: &hash }));
     save(&memo);
-    Ok(prepared)
+    found
 }
 
 /// What was hashed is remembered; a memo that cannot be written costs time and nothing else.

@@ -24,6 +24,9 @@ use crate::{
     view,
 };
 
+/// The kind of the stages that a report is written from.
+pub const KIND: &str = "report";
+
 /// More stages than this, and the Markdown page shows one node for all instances of a `foreach`.
 const MERMAID_NODES: usize = 30;
 
@@ -87,7 +90,7 @@ pub async fn write(
     let stages: Vec<(&str, ArtifactDigest)> = plan
         .stages()
         .iter()
-        .filter(|stage| stage.kind == "report")
+        .filter(|stage| stage.kind == KIND)
         .filter_map(|stage| Some((stage.id.base().as_str(), state.stages.get(&stage.id)?.artifact?)))
         .collect();
     if stages.is_empty() {

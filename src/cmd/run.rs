@@ -1,6 +1,11 @@
 //! `flow run`: what is not in the cache is done, then the report is written.
 
-use std::{path::PathBuf, process::ExitCode, sync::Arc};
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::Arc,
+};
 
 use flow_cache::{Cache, FlushReport};
 use flow_pipeline::{
@@ -8,8 +13,8 @@ use flow_pipeline::{
     event::{Outcome, Stamped, state::RunState},
     executor::local::{GRACE, Local},
     plan::Plan,
-    recipe::{self, Recipe},
-    run::{self, RunFolder, RunOptions, capacity},
+    recipe::{self, LoadOptions, Recipe},
+    run::{self, Asked, RunFolder, RunOptions, Unchanged, capacity},
 };
 use tokio::sync::mpsc;
 
@@ -23,12 +28,52 @@ use crate::{
 
 /// Runs the command.
 pub fn run(args: &RunArgs, json: bool) -> Ended {
-    let recipe = planning::load(&args.recipe)?;
     let runtime = planning::runtime()?;
-    let ended = runtime.block_on(run_recipe(&recipe, args, json));
+    let ended = runtime.block_on(async {
+        if let Some(ended) = nothing_changed(args, json).await? {
+            return Ok(ended);
+        }
+        run_recipe(&planning::load(&args.recipe)?, args, json).await
+    });
     // A stage's process that does not end must not keep this one.
     runtime.shutdown_background();
     ended
+}
+
+/// The run of a command that found everything in the cache before, where nothing has changed since. A remote store may lack
+/// what the local one has, and a stage to be done again is not looked up: then a plan is made.
+async fn nothing_changed(args: &RunArgs, json: bool) -> Result<Option<ExitCode>, Failure> {
+    if args.store.remote.is_some() || !args.recheck.is_empty() || !args.store.store.is_dir() {
+        return Ok(None);
+    }
+    let (program, options) = (program()?, planning::options(&args.recipe));
+    let cache = planning::open(&args.store).await?;
+    let Some(known) = planning::recall(&asked(args, &program, &options), &cache) else { return Ok(None) };
+    if !known.is_all_there(&cache).await? {
+        return Ok(None);
+    }
+    let capacity = machine::capacity(args.device.threads, 0);
+    let mut terminal = Terminal::new(BTreeSet::new());
+    let mut watcher = |event: &Stamped, state: &RunState| tell(&mut terminal, json, event, state);
+    let state = known.run(&cache, &planning::runs(cache.root()), capacity.cores, &mut watcher)?;
+    tell_uploads(&cache.flush().await, json);
+    Ok(state.map(|_| ExitCode::SUCCESS))
+}
+
+fn asked<'a>(args: &'a RunArgs, program: &'a Path, options: &'a LoadOptions) -> Asked<'a> {
+    Asked { program, recipe: &args.recipe.recipe, options, stages: &args.stages, device: args.device.device.as_deref() }
+}
+
+fn program() -> Result<PathBuf, Error> {
+    std::env::current_exe().map_err(|source| Error::Io { doing: "find the program that runs the stages", source })
+}
+
+fn tell(terminal: &mut Terminal, json: bool, event: &Stamped, state: &RunState) {
+    if json {
+        view::json::line(event);
+    } else {
+        terminal.see(event, state);
+    }
 }
 
 async fn run_recipe(recipe: &Recipe, args: &RunArgs, json: bool) -> Ended {
@@ -59,6 +104,7 @@ async fn run_recipe(recipe: &Recipe, args: &RunArgs, json: bool) -> Ended {
     let state = ended?;
     Ok(match state.outcome {
         Some(Outcome::Done) => {
+            remember(recipe, &plan, &cache, &folder, args)?;
             let written = report::write(recipe, &plan, &cache, &state, device, args.report.clone()).await?;
             tell_report(written, json);
             ExitCode::SUCCESS
@@ -66,6 +112,15 @@ async fn run_recipe(recipe: &Recipe, args: &RunArgs, json: bool) -> Ended {
         Some(Outcome::Interrupted) => ExitCode::from(130),
         _ => ExitCode::FAILURE,
     })
+}
+
+/// Remembers that there was nothing to do. A report is written from the recipe each time.
+fn remember(recipe: &Recipe, plan: &Plan, cache: &Cache, folder: &RunFolder, args: &RunArgs) -> Result<(), Failure> {
+    if plan.stages().iter().all(|stage| stage.kind != report::KIND) {
+        let (program, options) = (program()?, planning::options(&args.recipe));
+        Unchanged::remember(&asked(args, &program, &options), cache, recipe, plan, args.device.device(recipe), folder);
+    }
+    Ok(())
 }
 
 /// What did not reach the shared store is on this disk all the same: said, not an error.
@@ -99,8 +154,7 @@ async fn watch(
     folder: &RunFolder,
     json: bool,
 ) -> Result<RunState, Failure> {
-    let program = std::env::current_exe()
-        .map_err(|source| Error::Io { doing: "find the program that runs the stages", source })?;
+    let program = program()?;
     let (ask, interrupts) = mpsc::channel(4);
     tokio::spawn(async move {
         let Ok(mut terminate) = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) else {
@@ -121,11 +175,7 @@ async fn watch(
     let mut curves = TensorBoard::new(folder.path(), folder.id());
     let mut watcher = |event: &Stamped, state: &RunState| {
         curves.see(event);
-        if json {
-            view::json::line(event);
-        } else {
-            terminal.see(event, state);
-        }
+        tell(&mut terminal, json, event, state);
     };
     let executor = Arc::new(Local { program, grace: GRACE });
     Ok(run::run(plan, cache, executor, options, folder, interrupts, &mut watcher).await?)

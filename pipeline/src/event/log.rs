@@ -42,14 +42,20 @@ impl EventLog {
     /// Writes one event as one write, so that readers never see half a line that later gets longer. An event that cannot be
     /// written, as on a full disk, is kept and written before the next one.
     pub fn write(&mut self, event: &Stamped) -> Result<()> {
-        let mut line = serde_json::to_vec(event).map_err(|source| Error::Format {
-            what: "event",
-            path: self.file.path().to_path_buf(),
-            source,
-        })?;
-        line.push(b'\n');
+        self.write_all(std::slice::from_ref(event))
+    }
+
+    /// Writes events that are known at once as one write.
+    pub fn write_all(&mut self, events: &[Stamped]) -> Result<()> {
         let may_be_torn = self.is_behind();
-        self.behind.append(&mut line);
+        for event in events {
+            serde_json::to_writer(&mut self.behind, event).map_err(|source| Error::Format {
+                what: "event",
+                path: self.file.path().to_path_buf(),
+                source,
+            })?;
+            self.behind.push(b'\n');
+        }
         let mut write = || {
             failpoint::at("event.write")?;
             if may_be_torn {

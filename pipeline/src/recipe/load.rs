@@ -128,6 +128,15 @@ impl Loader {
     }
 }
 
+/// The text of a file of a recipe, where it can be read as one.
+pub fn text_of_file(path: &Path) -> Option<String> {
+    // Asked before opening: a pipe would block.
+    let found = fs_err::metadata(path).ok().filter(|found| found.is_file() && found.len() <= MAX_FILE as u64)?;
+    let mut bytes = Vec::with_capacity(found.len() as usize);
+    fs_err::File::open(path).ok()?.take(MAX_FILE as u64 + 1).read_to_end(&mut bytes).ok()?;
+    yaml::text_of(&bytes).ok().map(str::to_owned)
+}
+
 /// Why a file gave no tree.
 enum Failed {
     /// Its text is wrong.

@@ -3,6 +3,7 @@
 //! A path is dotted: `stages.expert.with.steps`, `domains.rust.with.corpus.sources.0.path`. A bare word is a variable.
 //! The value is YAML. `null` takes an entry out, as in a profile; a variable becomes null.
 
+use super::SET_SOURCE;
 use super::diagnostic::{Diagnostic, SourceMap, Span, Spanned};
 use super::node::{Entry, Node, Value};
 use super::raw;
@@ -14,7 +15,7 @@ pub(super) fn apply(root: &mut Node, path: &str, value: &str, sources: &mut Sour
         return Err(vec![Diagnostic::new("recipe::too-large", "a `--set` is too large")]);
     }
     let text = format!("{path}={value}");
-    let file = sources.add("--set", text.as_str());
+    let file = sources.add(SET_SOURCE, text.as_str());
     let node = yaml::parse(file, &text, path.len() + 1, &mut Budget::new(MAX_WEIGHT), &mut |_, span, _| {
         Err(vec![Diagnostic::new("recipe::include", "`--set` cannot include a file").at(span, "")])
     })?;
