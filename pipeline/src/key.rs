@@ -201,8 +201,16 @@ impl KeyParts {
         lines(&self.value())
     }
 
-    /// What changed from `old` to `self`, by path. Empty exactly if the keys are equal.
+    /// What changed from `old` to `self`, by path. Empty exactly if the keys are equal. Of another kind nothing can be compared:
+    /// then the kind is all that is told.
     pub fn changes_from(&self, old: &Self) -> Vec<Change> {
+        if self.kind != old.kind {
+            return vec![Change {
+                path: "kind".to_owned(),
+                old: Some(Value::from(old.kind.as_str()).to_string()),
+                new: Some(Value::from(self.kind.as_str()).to_string()),
+            }];
+        }
         changes(&old.value(), &self.value())
     }
 }
@@ -255,6 +263,15 @@ mod tests {
                 r#"params.steps[0] Some("1") None"#
             ]
         );
+    }
+
+    #[test]
+    fn of_another_kind_the_kind_is_told_alone() {
+        let old = KeyParts { inputs: [("a".into(), ArtifactDigest::of(b"a"))].into(), ..parts(json!({"lr": 1})) };
+        let new = KeyParts { kind: "tokenize".into(), ..parts(json!({"steps": [1]})) };
+        let changes = new.changes_from(&old);
+        assert_eq!(changes.iter().map(|change| change.path.as_str()).collect::<Vec<_>>(), ["kind"]);
+        assert_eq!(crate::plan::Reason::Changed { changes }.to_string(), "the kind changed (curate → tokenize)");
     }
 
     fn any_json() -> impl Strategy<Value = Value> {

@@ -63,6 +63,9 @@ impl std::fmt::Display for Change {
             _ => source(&self.path).unwrap_or_else(|| self.path.clone()),
         };
         match (&self.old, &self.new) {
+            (Some(old), Some(new)) if self.path == "kind" => {
+                write!(f, "the kind changed ({} → {})", shorten(old), shorten(new))
+            }
             (Some(old), Some(new)) => write!(f, "{path}: {} → {}", shorten(old), shorten(new)),
             (None, Some(new)) => write!(f, "{path}: new, {}", shorten(new)),
             (Some(old), None) => write!(f, "{path}: gone, was {}", shorten(old)),
