@@ -91,5 +91,11 @@ pub fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<()> {
 /// Reads what [`write_json`] wrote.
 pub fn read_json<T: DeserializeOwned>(path: &Path, what: &'static str) -> Result<T> {
     let text = fs::read(path).map_err(Error::io("read a file of the run"))?;
-    serde_json::from_slice(&text).map_err(|source| Error::Format { what, path: path.to_path_buf(), source })
+    let read = serde_json::from_slice(&text);
+    read.map_err(|source| {
+        // serde's own words for a list would count the fields of a type.
+        let is_object = text.trim_ascii_start().starts_with(b"{");
+        let source = if is_object { source } else { serde::de::Error::custom("it is no JSON object") };
+        Error::Format { what, path: path.to_path_buf(), source }
+    })
 }

@@ -276,11 +276,15 @@ fn one(
     }
     let resources = match &stage.resources {
         None => Resources::default(),
-        Some(node) => decode::<Resources>(&fill(node, &scope, budget, found)).unwrap_or_else(|mut diagnostic| {
-            diagnostic.message = format!("resources of stage `{}`: {}", id.base(), diagnostic.message);
-            found.push(diagnostic);
-            Resources::default()
-        }),
+        Some(node) => {
+            let node = fill(node, &scope, budget, found);
+            let read = decode::<Resources>(&node).and_then(|resources| resources.check(&node).map(|()| resources));
+            read.unwrap_or_else(|mut diagnostic| {
+                diagnostic.message = format!("resources of stage `{}`: {}", id.base(), diagnostic.message);
+                found.push(diagnostic);
+                Resources::default()
+            })
+        }
     };
     StageSpec { span: stage.span, kind, with, inputs, resources, id }
 }

@@ -139,6 +139,9 @@ impl Node {
             Value::Null => "null".into(),
             Value::Bool(value) => format!("the boolean {value}"),
             Value::Int(value) => format!("the number {value}"),
+            // Its digits are not those that were written.
+            Value::Float(value) if *value > u64::MAX as f64 => format!("a number above {}", u64::MAX),
+            Value::Float(value) if *value < i64::MIN as f64 => format!("a number below {}", i64::MIN),
             Value::Float(value) => format!("the number {value}"),
             Value::Str(text) => format!("the text `{}`", shorten(text)),
             Value::List(_) => "a list".into(),

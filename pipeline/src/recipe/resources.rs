@@ -5,6 +5,8 @@ use std::num::NonZeroU32;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::diagnostic::Diagnostic;
+use super::node::Node;
 use crate::units::{Bytes, Duration};
 
 /// What a stage needs to run.
@@ -59,6 +61,19 @@ impl Default for Resources {
 }
 
 impl Resources {
+    /// What can never be enough, at its place in `node`, from which they were read.
+    pub(super) fn check(&self, node: &Node) -> Result<(), Diagnostic> {
+        for (name, limit) in [("timeout", self.timeout), ("time", self.time)] {
+            if limit == Some(Duration(0)) {
+                let span = node.get(name).map_or(node.span, |value| value.span);
+                return Err(Diagnostic::new("recipe::value", format!("`{name}` is 0: no attempt could end within it"))
+                    .at(span, "")
+                    .help(format!("give a time such as `{name}: 2h`, or leave it out for no limit")));
+            }
+        }
+        Ok(())
+    }
+
     /// GPUs on all nodes together.
     pub fn devices(&self) -> u32 {
         self.gpus.saturating_mul(self.nodes.max(1))
