@@ -7,6 +7,7 @@ use std::{io::Write, path::Path, process::ExitCode};
 
 use flow_pipeline::{
     Error, StageError, chain,
+    names::StageId,
     recipe::{Diagnostic, SourceMap},
     run::{Need, Shortfall},
 };
@@ -81,13 +82,7 @@ fn complaints(error: &Error) -> Vec<Complaint> {
             .iter()
             .map(|diagnostic| Complaint { message: diagnostic.message.clone(), help: diagnostic.help.clone() })
             .collect(),
-        Error::Sources(sources) => sources
-            .iter()
-            .map(|(stage, StageError { message, help, cancelled: _, may_pass: _ })| Complaint {
-                message: format!("{stage} cannot run: failed to {message}"),
-                help: help.clone(),
-            })
-            .collect(),
+        Error::Sources(sources) => lost_sources(sources),
         Error::Capacity { shortfalls, capacity, profiles } => {
             let list = needs(shortfalls).join("\n  ");
             let message = format!(
@@ -132,6 +127,25 @@ fn complaints(error: &Error) -> Vec<Complaint> {
         Error::EventLog { path, source } => one(log_help(path, source)),
         Error::Spawn { .. } => one(Some("the program must still be where it was started from".to_owned())),
     }
+}
+
+/// What cannot be read, each once: instances of a stage often share a source.
+fn lost_sources(sources: &[(StageId, StageError)]) -> Vec<Complaint> {
+    let mut groups: Vec<(&StageError, Vec<&StageId>)> = Vec::new();
+    for (stage, error) in sources {
+        match groups.iter_mut().find(|(known, _)| *known == error) {
+            Some((_, stages)) => stages.push(stage),
+            None => groups.push((error, vec![stage])),
+        }
+    }
+    let complaint =
+        |(StageError { message, help, cancelled: _, may_pass: _ }, stages): (&StageError, Vec<&StageId>)| {
+            let names: Vec<String> = stages.iter().take(3).map(ToString::to_string).collect();
+            let names = names.join(", ");
+            let who = if stages.len() > 3 { format!("{names} and {} more", stages.len() - 3) } else { names };
+            Complaint { message: format!("{who} cannot run: failed to {message}"), help: help.clone() }
+        };
+    groups.into_iter().map(complaint).collect()
 }
 
 /// What does not fit, instances of one stage on one line.

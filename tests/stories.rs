@@ -7,6 +7,7 @@
 
 mod stories {
     mod broken_sources;
+    mod certain_to_fail;
     mod corpus;
     mod cut_off;
     mod documented;

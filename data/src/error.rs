@@ -145,11 +145,11 @@ pub enum Error {
         table: String,
     },
     /// A parameter is outside its range.
-    #[error("use parameter `{name}`: {reason}")]
+    #[error("use parameter `{name}`, which {reason}")]
     Parameter {
         /// Its path, such as `dedup.minhash.bands`.
         name: String,
-        /// The range.
+        /// What is wrong with it, to be said after its name: `is 0; it must be at least 1`.
         reason: String,
     },
     /// The documents that came in are not those that went out and were dropped: a bug, never silent.

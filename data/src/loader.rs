@@ -67,7 +67,7 @@ impl Loader {
             if value == 0 || value > u32::MAX as usize {
                 return Err(Error::Parameter {
                     name: name.into(),
-                    reason: format!("{value} is not between 1 and 2^32 - 1"),
+                    reason: format!("is {value}; it must be from 1 to 2^32 - 1"),
                 });
             }
         }
@@ -77,7 +77,7 @@ impl Loader {
             let (ours, first) = (source.manifest(), sources[0].manifest());
             if (&ours.tokenizer, ours.vocab_size) != (&first.tokenizer, first.vocab_size) {
                 let reason = format!(
-                    "`{}` and `{}` were made with different tokenizers",
+                    "are `{}` and `{}`, made with different tokenizers",
                     sources[0].folder().display(),
                     source.folder().display()
                 );
@@ -114,7 +114,7 @@ impl Loader {
 impl Batches for Loader {
     fn batch(&self, step: u64) -> Result<TokenBatch> {
         let LoaderParams { batch, seq, seed: _ } = self.params;
-        let too_far = || Error::Parameter { name: "step".into(), reason: format!("{step} is beyond 2^64 instances") };
+        let too_far = || Error::Parameter { name: "step".into(), reason: format!("is {step}, beyond 2^64 instances") };
         let first = step.checked_mul(batch as u64).ok_or_else(too_far)?;
         first.checked_add(batch as u64).ok_or_else(too_far)?;
         let mut tokens = Vec::with_capacity(batch * (seq + 1));

@@ -40,18 +40,21 @@ impl Schedule {
         let wrong = |reason: String| Error::Parameter { name: "shares".into(), reason };
         let total: f64 = shares.iter().sum();
         if shares.is_empty() || shares.len() > 1024 {
-            return Err(wrong(format!("1 to 1024 sources can be mixed, not {}", shares.len())));
+            return Err(wrong(format!("are {} numbers; 1 to 1024 sources can be mixed", shares.len())));
         }
         if let Some(share) = shares.iter().find(|share| !share.is_finite() || **share < 0.0) {
-            return Err(wrong(format!("a share is a number from 0 on, not {share}")));
+            return Err(wrong(format!("have {share} among them; a share is a number from 0 on")));
         }
         if !(total > 0.0 && total.is_finite()) {
-            return Err(wrong("at least one share must be more than 0".into()));
+            return Err(wrong("are all 0; at least one must be more".into()));
         }
         let fractions: Vec<f64> = shares.iter().map(|share| share / total).collect();
         let parts = whole_parts(&fractions);
         if let Some(index) = (0..shares.len()).find(|&index| shares[index] > 0.0 && parts[index] == 0) {
-            return Err(wrong(format!("share {} of {total} is less than 1 in {LONGEST_PERIOD}", shares[index])));
+            return Err(wrong(format!(
+                "have {} of {total} among them, which is less than 1 in {LONGEST_PERIOD}",
+                shares[index]
+            )));
         }
         let places = lay_out(&parts);
         Ok(Self { parts, places })

@@ -164,7 +164,7 @@ impl SplitWriter {
         if !plain {
             return Err(Error::Parameter {
                 name: "split".into(),
-                reason: format!("`{split}` must be letters, digits, `-` or `_`"),
+                reason: format!("is `{split}`; it must be letters, digits, `-` or `_`"),
             });
         }
         fs_err::create_dir_all(folder.join(split))?;

@@ -40,7 +40,7 @@ impl<'a> TokensWriter<'a> {
     /// An artifact in a folder that is there and empty.
     pub fn new(folder: &Path, tokenizer: &'a Tokenizer, params: &TokenizeParams) -> Result<Self> {
         if params.shard_tokens == 0 {
-            return Err(Error::Parameter { name: "shard_tokens".into(), reason: "must be at least 1".into() });
+            return Err(Error::Parameter { name: "shard_tokens".into(), reason: "is 0; it must be at least 1".into() });
         }
         Ok(Self { folder: folder.into(), tokenizer, params: params.clone(), splits: BTreeMap::new() })
     }

@@ -174,7 +174,9 @@ fn check_added_ids(json: &[u8], inner: &tokenizers::Tokenizer, name: &str) -> Re
     for Added { id, content } in file.added_tokens {
         let given = inner.token_to_id(&content);
         if given != Some(id) {
-            let reason = format!("its added token `{content}` has id {id}, but would be loaded as {given:?}");
+            let given =
+                given.map_or_else(|| "would not be loaded".to_owned(), |given| format!("would be loaded as {given}"));
+            let reason = format!("its added token `{content}` has id {id} and {given}");
             return Err(failed("load", name, reason.into()));
         }
     }

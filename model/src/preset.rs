@@ -151,8 +151,9 @@ impl ModelParams {
     }
 }
 
-/// The longer form. Its own type, so that derived code reads it with its messages: an `untagged` enum of both forms would answer a
-/// misspelt field with "did not match any variant".
+// Its own type, so that derived code reads it with its messages: an `untagged` enum of both forms would answer a misspelt field with
+// "did not match any variant".
+/// A preset with the sizes that differ.
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "ModelFields")]

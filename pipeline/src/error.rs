@@ -178,6 +178,13 @@ impl StageError {
         self
     }
 
+    /// The same error as the cause of what was being done.
+    #[must_use]
+    pub fn within(mut self, doing: &str) -> Self {
+        self.message = format!("{doing}: {}", self.message);
+        self
+    }
+
     /// The error and all its sources as one line.
     pub fn from_error(error: &(dyn std::error::Error + 'static)) -> Self {
         let mut message = error.to_string();

@@ -40,8 +40,10 @@ pub mod drawing;
 pub mod provenance;
 
 mod error;
+mod misfit;
 
 #[cfg(test)]
 mod tests;
 
 pub use error::{Error, Result, StageError, chain};
+pub use misfit::{Misfit, Place};

@@ -5,6 +5,7 @@
 
 pub mod cause;
 pub mod compare;
+mod inputs;
 pub mod prepare;
 pub mod probe;
 pub mod reason;
@@ -24,6 +25,7 @@ use crate::{
     stage::{Decoded, DefaultCores, External, Forecast},
 };
 pub use cause::Cause;
+pub use inputs::either;
 pub use prepare::{Prepared, prepare};
 pub use probe::{CacheProbe, Probe};
 pub use reason::{Change, Reason};

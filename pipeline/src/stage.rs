@@ -18,7 +18,8 @@ use serde_json::Value;
 use crate::{
     context::Context,
     error::StageError,
-    recipe::{Diagnostic, Node, decode, decode_split},
+    misfit::Misfit,
+    recipe::{Diagnostic, StageSpec, decode, decode_split},
 };
 
 /// How many artifacts an input role takes.
@@ -39,6 +40,8 @@ pub enum Arity {
 pub struct Role {
     /// The name in a recipe's `inputs`.
     pub name: &'static str,
+    /// What may fill it: what kinds make, in the words of [`Kind::MAKES`].
+    pub takes: &'static [&'static str],
     /// How many artifacts it takes.
     pub arity: Arity,
     /// What it is for, in a line.
@@ -115,6 +118,8 @@ pub trait Kind: Send + Sync + 'static {
     const VERSION: u32;
     /// What it does, in a sentence.
     const ABOUT: &'static str;
+    /// What its artifact is, in a word or two: it can fill the roles of other kinds that take this.
+    const MAKES: &'static str;
     /// Whether the recipe's seed enters the key.
     const SEEDED: bool = false;
     /// Whether the result depends on the compute device, so that numerics enter the key.
@@ -137,8 +142,14 @@ pub trait Kind: Send + Sync + 'static {
     /// What it would cost, from the params and what is known of the inputs.
     fn forecast(params: &Self::Params, inputs: &Forecasts) -> Forecast;
 
-    /// Checks that serde cannot make: relations between params.
-    fn check(_: &Self::Params) -> Result<(), StageError> {
+    /// Checks that serde cannot make: ranges, and relations between params.
+    fn check(_: &Self::Params) -> Result<(), Misfit> {
+        Ok(())
+    }
+
+    /// Checks the params against which inputs are given and what is known of them. What is certain to fail is refused here,
+    /// before anything upstream has run; what is not known is no reason to refuse.
+    fn fits(_: &Self::Params, _: &Forecasts) -> Result<(), Misfit> {
         Ok(())
     }
 
@@ -163,6 +174,8 @@ pub trait AnyKind: Send + Sync {
     fn version(&self) -> u32;
     /// See [`Kind::ABOUT`].
     fn about(&self) -> &'static str;
+    /// See [`Kind::MAKES`].
+    fn makes(&self) -> &'static str;
     /// See [`Kind::SEEDED`].
     fn seeded(&self) -> bool;
     /// See [`Kind::COMPUTES`].
@@ -173,8 +186,10 @@ pub trait AnyKind: Send + Sync {
     fn roles(&self) -> &'static [Role];
     /// The schemas of params and places.
     fn schemas(&self) -> (Schema, Schema);
-    /// Decodes a stage's `with`.
-    fn decode(&self, with: &Node) -> Result<Decoded, Diagnostic>;
+    /// Decodes and checks a stage's `with`.
+    fn decode(&self, stage: &StageSpec) -> Result<Decoded, Diagnostic>;
+    /// See [`Kind::fits`].
+    fn fits(&self, decoded: &Decoded, inputs: &Forecasts) -> Result<(), Misfit>;
     /// See [`Kind::resolve`].
     fn resolve(&self, decoded: &Decoded, ctx: &ResolveContext<'_>) -> Result<Vec<External>, StageError>;
     /// See [`Kind::forecast`].
@@ -217,6 +232,9 @@ impl<K: Kind> AnyKind for Erased<K> {
     fn about(&self) -> &'static str {
         K::ABOUT
     }
+    fn makes(&self) -> &'static str {
+        K::MAKES
+    }
     fn seeded(&self) -> bool {
         K::SEEDED
     }
@@ -234,35 +252,34 @@ impl<K: Kind> AnyKind for Erased<K> {
         (schemars::schema_for!(K::Params), schemars::schema_for!(K::Places))
     }
 
-    fn decode(&self, with: &Node) -> Result<Decoded, Diagnostic> {
+    fn decode(&self, stage: &StageSpec) -> Result<Decoded, Diagnostic> {
         let (params_fields, places_fields) = self.fields.get_or_init(|| {
             let (params, places) = self.schemas();
             (fields(&params), fields(&places))
         });
         let a: Vec<&str> = params_fields.iter().map(String::as_str).collect();
         let b: Vec<&str> = places_fields.iter().map(String::as_str).collect();
-        let (params_node, places_node) = decode_split(with, &a, &b)?;
-        let params: K::Params = decode(&params_node)?;
-        let places: K::Places = decode(&places_node)?;
-        if let Err(e) = K::check(&params) {
-            return Err(Diagnostic {
-                message: e.message,
-                code: "recipe::params",
-                label: Some((with.span, "in these params".into())),
-                related: Vec::new(),
-                help: e.help,
-            });
-        }
+        // Every message begins with the stage: its `with` may be the defaults of many.
+        let named = |mut diagnostic: Diagnostic| {
+            diagnostic.message = format!("{}: {}", stage.id, diagnostic.message);
+            diagnostic
+        };
+        let (params_node, places_node) = decode_split(&stage.with, &a, &b).map_err(named)?;
+        let params: K::Params = decode(&params_node).map_err(named)?;
+        let places: K::Places = decode(&places_node).map_err(named)?;
+        K::check(&params).map_err(|misfit| misfit.into_diagnostic(stage))?;
         let value = |result: serde_json::Result<Value>| {
-            result.map_err(|e| Diagnostic {
-                message: format!("the params have no canonical form: {e}"),
-                code: "recipe::params",
-                label: Some((with.span, "in these params".into())),
-                related: Vec::new(),
-                help: None,
+            result.map_err(|e| {
+                let message = format!("{}: the params have no canonical form: {e}", stage.id);
+                Diagnostic::new("recipe::params", message).at(stage.with.span, "in these params")
             })
         };
         Ok(Decoded { params: value(serde_json::to_value(&params))?, places: value(serde_json::to_value(&places))? })
+    }
+
+    fn fits(&self, decoded: &Decoded, inputs: &Forecasts) -> Result<(), Misfit> {
+        let params = reread(&decoded.params, "params").map_err(|error| Misfit::new(error.message))?;
+        K::fits(&params, inputs)
     }
 
     fn resolve(&self, decoded: &Decoded, ctx: &ResolveContext<'_>) -> Result<Vec<External>, StageError> {

@@ -69,6 +69,7 @@ impl Kind for Count {
     const NAME: &'static str = "count";
     const VERSION: u32 = 1;
     const ABOUT: &'static str = "counts";
+    const MAKES: &'static str = "count";
     type Params = CountParams;
     type Places = NoPlaces;
 

@@ -1,8 +1,11 @@
 //! `flow kinds`: what stages a recipe can have.
 
-use std::{fmt::Write as _, process::ExitCode};
+use std::{collections::BTreeMap, fmt::Write as _, process::ExitCode};
 
-use flow_pipeline::stage::{Arity, fields};
+use flow_pipeline::{
+    plan::either,
+    stage::{Arity, fields},
+};
 use serde_json::json;
 
 use crate::view;
@@ -15,8 +18,9 @@ pub fn kinds(as_json: bool) -> ExitCode {
             .iter()
             .map(|kind| {
                 let (params, places) = kind.schemas();
-                json!({ "kind": kind.name(), "version": kind.version(), "about": kind.about(),
-                    "inputs": kind.roles().iter().map(|role| role.name).collect::<Vec<_>>(),
+                let takes: BTreeMap<_, _> = kind.roles().iter().map(|role| (role.name, role.takes)).collect();
+                json!({ "kind": kind.name(), "version": kind.version(), "about": kind.about(), "makes": kind.makes(),
+                    "inputs": kind.roles().iter().map(|role| role.name).collect::<Vec<_>>(), "takes": takes,
                     "params": params, "places": places })
             })
             .collect();
@@ -34,11 +38,11 @@ pub fn kinds(as_json: bool) -> ExitCode {
                 Arity::Many => ", one or more",
                 Arity::Any => ", any number",
             };
-            let _ = writeln!(out, "  input {}{many}: {}", role.name, role.about);
+            let _ = writeln!(out, "  input {} ({}{many}): {}", role.name, either(role.takes), role.about);
         }
         let (params, places) = kind.schemas();
         let names: Vec<String> = fields(&params).into_iter().chain(fields(&places)).collect();
-        let _ = writeln!(out, "  with {}\n", names.join(", "));
+        let _ = writeln!(out, "  with {}\n  makes {}\n", names.join(", "), kind.makes());
     }
     view::print(&out);
     ExitCode::SUCCESS

@@ -2,10 +2,7 @@
 
 use std::process::ExitCode;
 
-use flow_pipeline::{
-    recipe::{KindSchema, recipe_schema},
-    stage::Arity,
-};
+use flow_pipeline::recipe::{KindSchema, recipe_schema};
 
 use crate::view;
 
@@ -16,12 +13,7 @@ pub fn schema() -> ExitCode {
         .iter()
         .map(|kind| {
             let (params, places) = kind.schemas();
-            let inputs = kind
-                .roles()
-                .iter()
-                .map(|role| (role.name.to_owned(), matches!(role.arity, Arity::Many | Arity::Any)))
-                .collect();
-            (kind.name().to_owned(), KindSchema { params, places, inputs, doc: kind.about().to_owned() })
+            (kind.name().to_owned(), KindSchema { params, places, roles: kind.roles(), doc: kind.about().to_owned() })
         })
         .collect();
     view::json::pretty(&recipe_schema(&kinds));

@@ -13,7 +13,7 @@ use flow_data::{
     source::{self, FilesSpec, Patience, ResolvedSource, SourceSpec},
 };
 use flow_pipeline::{
-    StageError,
+    Misfit, StageError,
     context::Context,
     stage::{Estimate, External, Forecast, Forecasts, Kind, ResolveContext, Role},
     units::{Bytes, Duration},
@@ -22,8 +22,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    artifact,
     engine::{self, data, go_on},
-    facts,
+    facts, misfit,
 };
 
 /// The kind.
@@ -175,17 +176,25 @@ impl Remote {
 }
 
 impl Places {
-    fn specs(&self, domain: &str) -> Result<Vec<SourceSpec>, StageError> {
+    /// The sources, each with the param that names it.
+    fn specs(&self, domain: &str) -> Result<Vec<(String, SourceSpec)>, StageError> {
         if let Some(data) = &self.data {
             let spec = FilesSpec::folder(data.join(domain).to_string_lossy());
-            return Ok(vec![SourceSpec::Files(spec)]);
+            return Ok(vec![("data".to_owned(), SourceSpec::Files(spec))]);
         }
         if self.sources.is_empty() {
             return Err(StageError::new(format!("no sources are named for the domain `{domain}`")).with_help(
                 "give `sources`, such as `sources: [{ files: { path: my-folder } }]`, or `data`, a folder with a sub-folder a domain",
             ));
         }
-        Ok(self.sources.clone())
+        let named = |(at, spec): (usize, &SourceSpec)| {
+            let form = match spec {
+                SourceSpec::Files(_) => "files",
+                SourceSpec::Cargo(_) => "cargo-sources",
+            };
+            (format!("sources[{at}].{form}"), spec.clone())
+        };
+        Ok(self.sources.iter().enumerate().map(named).collect())
     }
 }
 
@@ -206,6 +215,7 @@ impl Kind for Curate {
     const VERSION: u32 = 1;
     const ABOUT: &'static str =
         "Read sources, filter and deduplicate their documents, hold some out, and write the corpus as Parquet shards.";
+    const MAKES: &'static str = artifact::CORPUS;
     type Params = Params;
     type Places = Places;
 
@@ -217,8 +227,9 @@ impl Kind for Curate {
         let as_json = |value: serde_json::Result<serde_json::Value>| {
             value.map_err(|e| StageError::new(format!("write a source as JSON: {e}")))
         };
-        let external = |spec: &SourceSpec| {
-            let source = find(spec, places.remote.patience(), ctx)?;
+        let external = |(param, spec): &(String, SourceSpec)| {
+            let source =
+                find(spec, places.remote.patience(), ctx).map_err(|error| error.within(&format!("use `{param}`")))?;
             // One digest for all files: a corpus may have a million of them, and a plan shows every part of a key.
             let identity = serde_json::json!({
                 "options": source.options, "files": source.files.len(), "digest": source.digest(),
@@ -228,8 +239,8 @@ impl Kind for Curate {
         places.specs(&params.domain)?.iter().map(external).collect()
     }
 
-    fn check(params: &Params) -> Result<(), StageError> {
-        CurateParams::from(params.clone()).validate().map_err(data)
+    fn check(params: &Params) -> Result<(), Misfit> {
+        CurateParams::from(params.clone()).validate().map_err(|error| misfit::data(error, ""))
     }
 
     fn forecast(params: &Params, _: &Forecasts) -> Forecast {

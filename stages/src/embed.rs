@@ -1,6 +1,6 @@
 //! `embed`: what a domain looks like to the public model, as one vector (FLEXOLMO §4).
 
-use flow_data::{permute::Permutation, random::Stream, shard::TokenShards};
+use flow_data::{corpus::Split, permute::Permutation, random::Stream, shard::TokenShards};
 use flow_model::{
     embed,
     hf::ModelFolder,
@@ -10,7 +10,7 @@ use flow_model::{
     weights::Weight,
 };
 use flow_pipeline::{
-    StageError,
+    Misfit, StageError,
     context::Context,
     stage::{Arity, DefaultCores, Forecast, Forecasts, Kind, NoPlaces, Role},
 };
@@ -18,6 +18,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    artifact,
     engine::{self, data, go_on, model},
     facts, rows,
 };
@@ -52,6 +53,7 @@ impl Kind for Embed {
     const NAME: &'static str = "embed";
     const VERSION: u32 = 1;
     const ABOUT: &'static str = "Average the public model's final hidden states over sample documents of a domain.";
+    const MAKES: &'static str = artifact::EMBEDDING;
     const SEEDED: bool = true;
     const COMPUTES: bool = true;
     const CORES: DefaultCores = DefaultCores::All;
@@ -60,16 +62,32 @@ impl Kind for Embed {
 
     fn roles() -> &'static [Role] {
         &[
-            Role { name: "model", arity: Arity::One, about: "the public model" },
-            Role { name: "tokens", arity: Arity::One, about: "the domain's tokens, of which documents are sampled" },
+            Role {
+                name: "model",
+                takes: &[artifact::MODEL, artifact::MIXTURE],
+                arity: Arity::One,
+                about: "the public model",
+            },
+            Role {
+                name: "tokens",
+                takes: &[artifact::TOKENS],
+                arity: Arity::One,
+                about: "the domain's tokens, of which documents are sampled",
+            },
         ]
     }
 
-    fn check(params: &Params) -> Result<(), StageError> {
-        if params.documents == 0 || params.max_tokens == 0 {
-            return Err(StageError::new("`documents` and `max_tokens` are at least 1"));
+    fn check(params: &Params) -> Result<(), Misfit> {
+        for (name, value) in [("documents", params.documents), ("max_tokens", params.max_tokens)] {
+            if value == 0 {
+                return Err(Misfit::param(name, format!("`{name}` is 0; it must be at least 1")));
+            }
         }
         Ok(())
+    }
+
+    fn fits(_: &Params, inputs: &Forecasts) -> Result<(), Misfit> {
+        facts::check_split(inputs, "tokens", Split::Train)
     }
 
     fn forecast(params: &Params, inputs: &Forecasts) -> Forecast {

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use flow_model::json;
 use flow_pipeline::{
-    StageError,
+    Misfit, StageError,
     context::Context,
     stage::{Arity, Estimate, Forecast, Forecasts, Kind, NoPlaces, Role},
 };
@@ -14,6 +14,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    artifact,
     engine::{io, model},
     facts,
     merge::{bundles, folder},
@@ -67,28 +68,35 @@ impl Kind for Ensemble {
     const NAME: &'static str = "ensemble";
     const VERSION: u32 = 1;
     const ABOUT: &'static str = "Put the dense models together as a Branch-Train-Merge ensemble.";
+    const MAKES: &'static str = artifact::ENSEMBLE;
     type Params = Params;
     type Places = NoPlaces;
 
     fn roles() -> &'static [Role] {
         &[
-            Role { name: "public", arity: Arity::One, about: "the public model" },
-            Role { name: "experts", arity: Arity::Many, about: "the experts' bundles" },
+            Role { name: "public", takes: &[artifact::MODEL], arity: Arity::One, about: "the public model" },
+            Role { name: "experts", takes: &[artifact::EXPERT], arity: Arity::Many, about: "the experts' bundles" },
         ]
     }
 
-    fn check(params: &Params) -> Result<(), StageError> {
-        if params.top_k == 0 { Err(StageError::new("`top_k` is 0: somebody has to be asked")) } else { Ok(()) }
+    fn check(params: &Params) -> Result<(), Misfit> {
+        if params.top_k == 0 {
+            return Err(Misfit::param("top_k", "`top_k` is 0: somebody has to be asked"));
+        }
+        Ok(())
     }
 
     fn forecast(params: &Params, inputs: &Forecasts) -> Forecast {
-        let Some(config) = facts::model(inputs, "public") else { return Forecast::default() };
         let members = facts::of(inputs, "experts").count() as u64 + u64::from(params.include_public);
+        let count = (facts::MEMBERS.to_owned(), members.into());
+        let Some(config) = facts::model(inputs, "public") else {
+            return Forecast { facts: [count].into(), ..Forecast::default() };
+        };
         let one = facts::copying(&config);
         let disk = one.disk.map(|disk| disk * (members + 1));
         Forecast {
             estimate: Estimate { parameters: one.parameters.map(|n| n * members), disk, ..Estimate::default() },
-            facts: [facts::of_model(&config), ("members".to_owned(), members.into())].into(),
+            facts: [facts::of_model(&config), count].into(),
         }
     }
 

@@ -17,7 +17,7 @@ use flow_model::{
     score::{ScoreRequest, Scorer},
 };
 use flow_pipeline::{
-    StageError,
+    Misfit, StageError,
     context::Context,
     stage::{Arity, DefaultCores, Forecast, Forecasts, Kind, NoPlaces, Role},
 };
@@ -25,8 +25,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    artifact,
     engine::{self, data, go_on, model},
-    facts,
+    facts, misfit,
     scoring::Scored,
 };
 
@@ -58,7 +59,7 @@ pub(crate) struct Params {
 #[derive(Debug, Clone, Copy, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct TextParams {
-    /// Tokens that the model sees at once.
+    /// Tokens that the model sees at once; all its positions, where it has fewer.
     pub length: u64,
     /// Tokens that a window goes on by; less than `length` gives each token more text before it, and costs more.
     pub stride: u64,
@@ -87,6 +88,7 @@ impl Kind for Evaluate {
     const NAME: &'static str = "evaluate";
     const VERSION: u32 = 1;
     const ABOUT: &'static str = "Measure a model on each domain's held-out documents: bits per byte and a cloze task.";
+    const MAKES: &'static str = artifact::EVALUATION;
     const COMPUTES: bool = true;
     const CORES: DefaultCores = DefaultCores::All;
     type Params = Params;
@@ -94,47 +96,95 @@ impl Kind for Evaluate {
 
     fn roles() -> &'static [Role] {
         &[
-            Role { name: "model", arity: Arity::One, about: "the model: dense, a mixture or an ensemble" },
+            Role {
+                name: "model",
+                takes: &[artifact::MODEL, artifact::MIXTURE, artifact::ENSEMBLE],
+                arity: Arity::One,
+                about: "the model: dense, a mixture or an ensemble",
+            },
             Role {
                 name: "expert",
+                takes: &[artifact::EXPERT],
                 arity: Arity::Optional,
                 about: "an expert, measured as the FFN of the dense `model`",
             },
             Role {
                 name: "corpora",
+                takes: &[artifact::CORPUS],
                 arity: Arity::Many,
                 about: "the corpora whose held-out documents are scored, a domain each",
             },
         ]
     }
 
-    fn check(params: &Params) -> Result<(), StageError> {
+    fn check(params: &Params) -> Result<(), Misfit> {
         if params.bits_per_byte.is_none() && params.cloze.is_none() {
-            return Err(StageError::new("`bits_per_byte` and `cloze` are both null: nothing would be measured"));
+            return Err(Misfit::new("`bits_per_byte` and `cloze` are both null: nothing would be measured"));
         }
-        match params.bits_per_byte {
-            Some(TextParams { length, stride }) if stride == 0 || stride > length => Err(StageError::new(format!(
-                "`bits_per_byte.stride` is {stride}, not within 1 and `length` = {length}"
-            ))),
-            _ => Ok(()),
+        if let Some(TextParams { length, stride }) = params.bits_per_byte
+            && (stride == 0 || stride > length)
+        {
+            let message =
+                format!("`bits_per_byte.stride` is {stride}; it must be from 1 to `bits_per_byte.length`, {length}");
+            return Err(Misfit::param("bits_per_byte.stride", message).also_param("bits_per_byte.length", "the length"));
         }
+        params.cloze.map_or(Ok(()), |cloze| cloze.validate()).map_err(|error| misfit::data(error, "cloze"))?;
+        params.bootstrap.validate().map_err(|error| misfit::data(error, "bootstrap"))
+    }
+
+    fn fits(params: &Params, inputs: &Forecasts) -> Result<(), Misfit> {
+        let expert = inputs.contains_key("expert");
+        if facts::number(inputs, "model", facts::MEMBERS).is_some() {
+            let set = [("without", !params.without.is_empty()), ("top_k", params.top_k.is_some())];
+            let param = set.into_iter().find(|(_, set)| *set).map(|(name, _)| name);
+            let help = "set `top_k` where the ensemble is made, and leave members out there";
+            let misfit = match param {
+                Some(name) => Misfit::param(name, format!("`{name}` is for other models than an ensemble")),
+                None if expert => {
+                    Misfit::input("expert", "input `expert` is for a dense model, and this is an ensemble")
+                }
+                None => return Ok(()),
+            };
+            return Err(misfit.with_help(help));
+        }
+        let Some(config) = facts::model(inputs, "model") else { return Ok(()) };
+        let names = config.experts.map(|mixture| mixture.names).unwrap_or_default();
+        if expert && !names.is_empty() {
+            return Err(Misfit::input("expert", "input `expert` is for a dense model, and this is a mixture")
+                .with_help("give `model` the public model that the expert was trained beside"));
+        }
+        if let Some((at, name)) = params.without.iter().enumerate().find(|(_, name)| !names.contains(name)) {
+            let message = format!("`without` names `{name}`, which is no expert of this model");
+            let help = if names.is_empty() {
+                "it is dense: leave `without` out".to_owned()
+            } else {
+                format!("its experts are {}", names.join(", "))
+            };
+            return Err(Misfit::param(format!("without[{at}]"), message).with_help(help));
+        }
+        if !names.is_empty() && names.iter().all(|name| params.without.contains(name)) {
+            return Err(Misfit::param("without", "`without` names every expert of this model: none would be left"));
+        }
+        Ok(())
     }
 
     fn forecast(params: &Params, inputs: &Forecasts) -> Forecast {
         let Some(config) = facts::model(inputs, "model") else { return Forecast::default() };
-        let members = facts::number(inputs, "model", "members").unwrap_or(1);
+        let members = facts::number(inputs, "model", facts::MEMBERS).unwrap_or(1);
         let domains = facts::of(inputs, "corpora").count() as u64;
         let text = params.bits_per_byte.and_then(|text| {
             let bytes = facts::sum(inputs, "corpora", facts::HELDOUT_BYTES)?;
-            Some(facts::tokens_of(bytes).saturating_mul(text.length) / text.stride.max(1))
+            let length = text.length.min(config.max_positions as u64);
+            Some(facts::tokens_of(bytes).saturating_mul(length) / text.stride.clamp(1, length))
         });
         let questions = params.cloze.map(|cloze| {
-            let bytes = cloze.context_bytes + cloze.choices * cloze.continuation_bytes;
-            facts::tokens_of((cloze.items * bytes) as u64) * domains
+            let choices = cloze.choices.saturating_mul(cloze.continuation_bytes);
+            let bytes = cloze.items.saturating_mul(cloze.context_bytes.saturating_add(choices)) as u64;
+            facts::tokens_of(bytes).saturating_mul(domains)
         });
         let known = params.bits_per_byte.is_none() || text.is_some();
-        let tokens = known.then(|| (text.unwrap_or(0) + questions.unwrap_or(0)) * members);
-        let length = params.bits_per_byte.map_or(512, |text| text.length as usize);
+        let tokens = known.then(|| text.unwrap_or(0).saturating_add(questions.unwrap_or(0)).saturating_mul(members));
+        let length = params.bits_per_byte.map_or(512, |text| text.length as usize).min(config.max_positions);
         let mut estimate = facts::inference(&config, tokens, length);
         estimate.memory = estimate.memory.map(|memory| memory * members);
         estimate.parameters = estimate.parameters.map(|parameters| parameters * members);

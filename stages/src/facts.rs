@@ -1,11 +1,15 @@
 //! What a plan knows of artifacts before they are made: how large a corpus may be, what shape a model will have. A kind's
 //! `forecast` leaves facts for the kinds downstream; what no kind knows is left out, never guessed.
 
+use flow_data::corpus::Split;
 use flow_model::{
     config::ModelConfig,
     count::{self, Accelerator, H100, Trained, TrainingLayout, flops_per_token, training_memory},
 };
-use flow_pipeline::stage::{Estimate, Forecast, Forecasts};
+use flow_pipeline::{
+    Misfit,
+    stage::{Estimate, Forecast, Forecasts},
+};
 use serde_json::Value;
 
 /// Most bytes of text in the `train` split of a corpus.
@@ -14,6 +18,12 @@ pub(crate) const TRAIN_BYTES: &str = "train_bytes";
 pub(crate) const HELDOUT_BYTES: &str = "heldout_bytes";
 /// Entries of a tokenizer.
 pub(crate) const VOCABULARY: &str = "vocabulary";
+/// Which split of a corpus tokens are of.
+pub(crate) const SPLIT: &str = "split";
+/// The name of an expert.
+pub(crate) const EXPERT: &str = "expert";
+/// How many models are asked in an ensemble.
+pub(crate) const MEMBERS: &str = "members";
 /// A model's `config.json`.
 pub(crate) const MODEL: &str = "model";
 
@@ -31,6 +41,20 @@ pub(crate) fn of<'a>(inputs: &'a Forecasts, role: &str) -> impl Iterator<Item = 
 /// A whole number that a role's first artifact is known to have.
 pub(crate) fn number(inputs: &Forecasts, role: &str, fact: &str) -> Option<u64> {
     of(inputs, role).next()?.facts.get(fact)?.as_u64()
+}
+
+/// A text that a forecast is known to have.
+pub(crate) fn text<'a>(forecast: &'a Forecast, fact: &str) -> Option<&'a str> {
+    forecast.facts.get(fact)?.as_str()
+}
+
+/// Refuses tokens of another split than `wanted` as the input `role`.
+pub(crate) fn check_split(inputs: &Forecasts, role: &str, wanted: Split) -> Result<(), Misfit> {
+    let wrong = of(inputs, role).find_map(|tokens| text(tokens, SPLIT).filter(|split| *split != wanted.name()));
+    let Some(split) = wrong else { return Ok(()) };
+    let wanted = wanted.name();
+    Err(Misfit::input(role, format!("input `{role}` takes tokens of the split `{wanted}`, and these are of `{split}`"))
+        .with_help(format!("name a stage of kind `tokenize` with `split: {wanted}`")))
 }
 
 /// The sum of a number over a role's artifacts, where each is known.

@@ -10,7 +10,7 @@ use flow_model::{
     preset::ModelParams,
 };
 use flow_pipeline::{
-    StageError,
+    Misfit, StageError,
     context::Context,
     stage::{External, Forecast, Forecasts, Kind, ResolveContext, Role},
     units::Bytes,
@@ -20,10 +20,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, json};
 
 use crate::{
+    artifact,
     engine::{self, io, model},
     facts,
     interop::{self, Trouble},
     merge::shard_bytes,
+    misfit,
 };
 
 /// The kind.
@@ -53,6 +55,7 @@ impl Kind for ImportModel {
     const NAME: &'static str = "import-model";
     const VERSION: u32 = 1;
     const ABOUT: &'static str = "Take over an OLMo 2 or FlexOlmo model from a folder as Hugging Face has it.";
+    const MAKES: &'static str = artifact::MODEL;
     type Params = Params;
     type Places = Places;
 
@@ -60,12 +63,13 @@ impl Kind for ImportModel {
         &[]
     }
 
-    fn check(params: &Params) -> Result<(), StageError> {
-        params.model.as_ref().map_or(Ok(()), |sizes| sizes.resolve(None).map(drop).map_err(model))
+    fn check(params: &Params) -> Result<(), Misfit> {
+        let Some(sizes) = &params.model else { return Ok(()) };
+        sizes.resolve(None).map(drop).map_err(|error| misfit::sizes(sizes, None, error))
     }
 
     fn resolve(params: &Params, places: &Places, ctx: &ResolveContext<'_>) -> Result<Vec<External>, StageError> {
-        let folder = open(&ctx.base.join(&places.path), params)?;
+        let folder = open(&ctx.base.join(&places.path), params).map_err(|error| error.within("use `path`"))?;
         let path = folder.path();
         let digest = |file: &Path| (ctx.hash)(file).map_err(io);
         // By what they are and not by name: the names of shards say nothing of the model.

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::{
+    artifact,
     engine::{data, io},
     facts,
 };
@@ -43,6 +44,7 @@ impl Kind for ImportTokenizer {
     const NAME: &'static str = "import-tokenizer";
     const VERSION: u32 = 1;
     const ABOUT: &'static str = "Take over a Hugging Face tokenizer.json.";
+    const MAKES: &'static str = artifact::TOKENIZER;
     type Params = Params;
     type Places = Places;
 
@@ -56,7 +58,7 @@ impl Kind for ImportTokenizer {
             file.push("tokenizer.json");
         }
         if !file.is_file() {
-            return Err(StageError::new(format!("there is no tokenizer at {}", file.display())).with_help(
+            return Err(StageError::new(format!("use `path`: there is no tokenizer at {}", file.display())).with_help(
                 "bring the model's `tokenizer.json` there (dolma2's is in any OLMo 2 repository on the Hugging Face hub)",
             ));
         }

@@ -7,13 +7,15 @@
 //!    └───────────── held-out documents ──────────────────────────────────────└─▶ ensemble ─┴───────┘
 //! ```
 //!
-//! What several kinds share: [`engine`] (threads, errors), [`facts`] (what a plan knows of artifacts that are not made yet),
+//! What several kinds share: [`engine`] (threads, errors), [`artifact`] (what is made and taken), [`misfit`] (what cannot work), [`facts`] (what a plan knows of artifacts that are not made yet),
 //! [`training`] (params, checkpoints and metrics of a training run), [`rows`] (router rows), [`scoring`] (any model as a
 //! scorer). [`report`] also makes the pages; [`interop`] is the way of models in and out.
 
+mod artifact;
 pub mod device;
 mod engine;
 mod facts;
+mod misfit;
 mod registry;
 
 mod curate;

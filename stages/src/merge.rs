@@ -4,12 +4,12 @@ use std::path::Path;
 
 use flow_model::{
     bundle::Bundle,
-    config::Mixture,
+    config::{Mixture, PUBLIC},
     hf::ModelFolder,
     merge::{self, MergeRecord},
 };
 use flow_pipeline::{
-    StageError,
+    Misfit, StageError,
     context::Context,
     stage::{Arity, Forecast, Forecasts, Kind, NoPlaces, Role},
     units::Bytes,
@@ -18,6 +18,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    artifact,
     engine::{self, model},
     facts,
     rows::RowParams,
@@ -64,31 +65,49 @@ impl Kind for Merge {
     const VERSION: u32 = 1;
     const ABOUT: &'static str =
         "Check that every expert was trained beside this public model, and put them side by side; nothing is trained.";
+    const MAKES: &'static str = artifact::MIXTURE;
     type Params = Params;
     type Places = NoPlaces;
 
     fn roles() -> &'static [Role] {
         &[
-            Role { name: "public", arity: Arity::One, about: "the public model" },
-            Role { name: "public_embedding", arity: Arity::One, about: "the public embedding" },
-            Role { name: "experts", arity: Arity::Many, about: "the experts' bundles" },
+            Role { name: "public", takes: &[artifact::MODEL], arity: Arity::One, about: "the public model" },
+            Role {
+                name: "public_embedding",
+                takes: &[artifact::EMBEDDING],
+                arity: Arity::One,
+                about: "the public embedding",
+            },
+            Role { name: "experts", takes: &[artifact::EXPERT], arity: Arity::Many, about: "the experts' bundles" },
         ]
     }
 
-    fn check(params: &Params) -> Result<(), StageError> {
+    fn check(params: &Params) -> Result<(), Misfit> {
         if params.top_k == 0 {
-            return Err(StageError::new("`top_k` is 0: a token has to go somewhere"));
+            return Err(Misfit::param("top_k", "`top_k` is 0: a token has to go somewhere"));
         }
         params.row.check()
     }
 
+    fn fits(_: &Params, inputs: &Forecasts) -> Result<(), Misfit> {
+        let mut names = std::collections::BTreeSet::from([PUBLIC]);
+        for expert in facts::of(inputs, "experts") {
+            if let Some(name) = facts::text(expert, facts::EXPERT).filter(|name| !names.insert(name)) {
+                let message = format!("input `experts` has two experts of the name `{name}`");
+                let what =
+                    if name == PUBLIC { "that is the name of the public one: train it" } else { "train one of them" };
+                return Err(Misfit::input("experts", message).with_help(format!("{what} with another `name`")));
+            }
+        }
+        Ok(())
+    }
+
     fn forecast(params: &Params, inputs: &Forecasts) -> Forecast {
         let Some(config) = facts::model(inputs, "public") else { return Forecast::default() };
-        let names: Vec<String> =
-            inputs.get("experts").into_iter().flatten().filter_map(|(label, _)| label.clone()).collect();
+        let names: Vec<String> = facts::of(inputs, "experts")
+            .filter_map(|expert| facts::text(expert, facts::EXPERT).map(str::to_owned))
+            .collect();
         let top_k = (params.top_k as usize).min(names.len() + 1);
-        // Labels of a list, `expert.news`, name the stage too: what is behind the last dot is the expert.
-        let names = names.into_iter().map(|name| name.rsplit('.').next().unwrap_or(&name).to_owned());
         let config = config.with_experts(Mixture::of(names, top_k));
         Forecast { estimate: facts::copying(&config), facts: [facts::of_model(&config)].into() }
     }

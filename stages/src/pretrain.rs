@@ -19,7 +19,7 @@ use flow_model::{
     spike::{Action, SpikeRule},
 };
 use flow_pipeline::{
-    StageError,
+    Misfit, Place, StageError,
     context::Context,
     stage::{Arity, DefaultCores, Forecast, Forecasts, Kind, Role},
     units::Tokens,
@@ -28,9 +28,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    artifact,
     engine::{self, data, model},
-    facts,
-    training::{BatchParams, LossParams, Run, TrainingPlaces, VALIDATION, ValidationParams},
+    facts, misfit,
+    training::{self, BatchParams, LossParams, Run, TrainingPlaces, VALIDATION, ValidationParams},
 };
 
 /// The kind.
@@ -102,16 +103,41 @@ pub(crate) fn check(
     batch: BatchParams,
     schedule_params: &ScheduleParams,
     validation: Option<ValidationParams>,
-) -> Result<(), StageError> {
+) -> Result<(), Misfit> {
     batch.check()?;
     validation.map_or(Ok(()), ValidationParams::check)?;
     if tokens.0 == 0 {
-        return Err(StageError::new("`tokens` is 0: there is nothing to train on"));
+        return Err(Misfit::param("tokens", "`tokens` is 0: there is nothing to train on"));
     }
     if horizon.is_some() && schedule_params.horizon_steps.is_some() {
-        return Err(StageError::new("`horizon` and `schedule.horizon_steps` say the same; give one of them"));
+        let message = "`horizon` and `schedule.horizon_steps` say the same; give one of them";
+        return Err(Misfit::param("horizon", message).also_param("schedule.horizon_steps", "and here"));
     }
-    schedule(schedule_params, batch, horizon).resolve(batch.steps(tokens)).map(drop).map_err(model)
+    let steps = batch.steps(tokens);
+    let Err(error) = schedule(schedule_params, batch, horizon).resolve(steps) else { return Ok(()) };
+    let misfit = match &error {
+        flow_model::Error::Param { param: "horizon_steps", reason } if horizon.is_some() => {
+            Misfit::param("horizon", format!("`horizon`: {reason}"))
+        }
+        _ => misfit::model(error, "schedule"),
+    };
+    // The schedule ends where its tokens do.
+    let (end, name) = horizon.map_or((tokens, "tokens"), |horizon| (horizon, "horizon"));
+    let steps = batch.steps(end);
+    let made = if steps == 1 { "1 step".to_owned() } else { format!("{steps} steps") };
+    let misfit = misfit.also_param(name, format!("these make {made}"));
+    Err(if misfit.place == Place::Param("schedule.warmup_steps".into()) {
+        misfit.with_help(format!(
+            "{} tokens in updates of {} × {} make {made}: set `schedule: {{ warmup_steps: {} }}`, a tenth of them, or \
+             give more tokens",
+            end.0,
+            batch.sequences,
+            batch.length,
+            steps / 10
+        ))
+    } else {
+        misfit
+    })
 }
 
 /// The batches of a training stage.
@@ -120,10 +146,25 @@ pub(crate) fn loader(sources: Vec<(TokenShards, f64)>, batch: BatchParams, seed:
     Loader::new(sources, LoaderParams { batch: size(batch.part()), seq: size(batch.length), seed }).map_err(data)
 }
 
+/// The tokenizer's vocabulary, where its size is known. Special tokens are among the first entries, as far as a plan cares.
+fn vocabulary(inputs: &Forecasts) -> Option<Vocabulary> {
+    let entries = facts::number(inputs, "tokens", facts::VOCABULARY)?;
+    Some(Vocabulary { entries: usize::try_from(entries).ok()?, eos: 0, pad: None })
+}
+
+/// The model that is trained: that of `init`, if it is known, or one of the params' sizes.
+fn trained(params: &Params, inputs: &Forecasts) -> Option<flow_model::Result<ModelConfig>> {
+    if inputs.contains_key("init") {
+        return facts::model(inputs, "init").map(Ok);
+    }
+    Some(params.model.resolve(vocabulary(inputs)))
+}
+
 impl Kind for Pretrain {
     const NAME: &'static str = "pretrain";
     const VERSION: u32 = 1;
     const ABOUT: &'static str = "Train a dense OLMo 2 on tokens.";
+    const MAKES: &'static str = artifact::MODEL;
     const SEEDED: bool = true;
     const COMPUTES: bool = true;
     const CORES: DefaultCores = DefaultCores::All;
@@ -132,22 +173,35 @@ impl Kind for Pretrain {
 
     fn roles() -> &'static [Role] {
         &[
-            Role { name: "tokens", arity: Arity::One, about: "the tokens to train on" },
-            Role { name: "init", arity: Arity::Optional, about: "the model to go on from, as for an anneal" },
-            Role { name: VALIDATION, arity: Arity::Optional, about: "held-out tokens, for `validation`" },
+            Role { name: "tokens", takes: &[artifact::TOKENS], arity: Arity::One, about: "the tokens to train on" },
+            Role {
+                name: "init",
+                takes: &[artifact::MODEL, artifact::MIXTURE],
+                arity: Arity::Optional,
+                about: "the model to go on from, as for an anneal",
+            },
+            Role {
+                name: VALIDATION,
+                takes: &[artifact::TOKENS],
+                arity: Arity::Optional,
+                about: "held-out tokens, for `validation`",
+            },
         ]
     }
 
-    fn check(params: &Params) -> Result<(), StageError> {
+    fn check(params: &Params) -> Result<(), Misfit> {
         check(params.tokens, params.horizon, params.batch, &params.schedule, params.validation)
     }
 
+    fn fits(params: &Params, inputs: &Forecasts) -> Result<(), Misfit> {
+        let config = trained(params, inputs)
+            .transpose()
+            .map_err(|error| misfit::sizes(&params.model, vocabulary(inputs), error))?;
+        training::fits(params.batch, params.validation, inputs, config.as_ref())
+    }
+
     fn forecast(params: &Params, inputs: &Forecasts) -> Forecast {
-        let config = facts::model(inputs, "init").or_else(|| {
-            let entries = facts::number(inputs, "tokens", facts::VOCABULARY);
-            let vocabulary = entries.map(|n| Vocabulary { entries: n as usize, eos: 0, pad: None });
-            params.model.resolve(vocabulary).ok()
-        });
+        let config = trained(params, inputs).and_then(Result::ok);
         let Some(config) = config else { return Forecast::default() };
         let batch = params.batch;
         let tokens = batch.steps(params.tokens).saturating_mul(batch.tokens());

@@ -8,7 +8,7 @@ use flow_model::{
     embed::{router_row, scaled_row},
     weights::Weight,
 };
-use flow_pipeline::StageError;
+use flow_pipeline::{Misfit, StageError};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -35,11 +35,11 @@ impl Default for RowParams {
 }
 
 impl RowParams {
-    pub(crate) fn check(self) -> Result<(), StageError> {
+    pub(crate) fn check(self) -> Result<(), Misfit> {
         if self.norm.is_finite() && self.norm > 0.0 {
             return Ok(());
         }
-        Err(StageError::new(format!("`row.norm` is {}; a length is above 0", self.norm)))
+        Err(Misfit::param("row.norm", format!("`row.norm` is {}; a length is above 0", self.norm)))
     }
 
     /// The public row from the public embedding's folder.

@@ -1,5 +1,7 @@
 //! `soup`: the mean of the dense models' weights, a baseline that costs nothing at run time (FLEXOLMO §8).
 
+use std::collections::BTreeSet;
+
 use flow_data::evaluation::Evaluation;
 use flow_model::{
     bundle::Dense,
@@ -7,7 +9,7 @@ use flow_model::{
     soup::{self, softmax_weights, uniform_weights},
 };
 use flow_pipeline::{
-    StageError,
+    Misfit, StageError,
     context::Context,
     stage::{Arity, Forecast, Forecasts, Kind, NoPlaces, Role},
     units::Bytes,
@@ -16,9 +18,11 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    artifact,
     engine::{self, data, model},
     facts,
     merge::{bundles, folder, shard_bytes},
+    misfit,
 };
 
 /// The kind.
@@ -66,27 +70,46 @@ impl Kind for Soup {
     const VERSION: u32 = 1;
     const ABOUT: &'static str =
         "Average the weights of the public model and of the dense models that the experts make.";
+    const MAKES: &'static str = artifact::MODEL;
     type Params = Params;
     type Places = NoPlaces;
 
     fn roles() -> &'static [Role] {
         &[
-            Role { name: "public", arity: Arity::One, about: "the public model" },
-            Role { name: "experts", arity: Arity::Many, about: "the experts' bundles" },
+            Role { name: "public", takes: &[artifact::MODEL], arity: Arity::One, about: "the public model" },
+            Role { name: "experts", takes: &[artifact::EXPERT], arity: Arity::Many, about: "the experts' bundles" },
             Role {
                 name: "results",
+                takes: &[artifact::EVALUATION],
                 arity: Arity::Any,
                 about: "each expert's evaluation as a dense model, for `softmax`",
             },
         ]
     }
 
-    fn check(params: &Params) -> Result<(), StageError> {
+    fn check(params: &Params) -> Result<(), Misfit> {
         if params.weights == Weighting::Softmax && params.include_public {
-            return Err(StageError::new("`weights: softmax` weighs the experts' models alone")
+            return Err(Misfit::param("weights", "`weights: softmax` weighs the experts' models alone")
+                .also_param("include_public", "and the public one is included")
                 .with_help("add `include_public: false`"));
         }
-        softmax_weights(&[0.0], params.temperature).map(drop).map_err(model)
+        softmax_weights(&[0.0], params.temperature).map(drop).map_err(|error| misfit::model(error, ""))
+    }
+
+    fn fits(params: &Params, inputs: &Forecasts) -> Result<(), Misfit> {
+        if params.weights == Weighting::Uniform {
+            return Ok(());
+        }
+        let labels = |role: &str| inputs.get(role).into_iter().flatten().map(|(label, _)| expert_of(label));
+        let results: BTreeSet<&str> = labels("results").collect();
+        match labels("experts").find(|name| !results.contains(name)) {
+            None => Ok(()),
+            Some(name) => {
+                let message =
+                    format!("`weights: softmax` needs the evaluation of each expert, and has none of `{name}`");
+                Err(Misfit::param("weights", message).with_help("add them, such as `results: individual[*]`"))
+            }
+        }
     }
 
     fn forecast(_: &Params, inputs: &Forecasts) -> Forecast {
@@ -114,16 +137,19 @@ impl Kind for Soup {
     }
 }
 
+/// `individual.rust` and `rust` are both about `rust`.
+fn expert_of(label: &Option<String>) -> &str {
+    label.as_deref().and_then(|label| label.rsplit('.').next()).unwrap_or_default()
+}
+
 /// The average bits per byte of each expert's dense model, in the experts' order.
 fn losses(ctx: &Context) -> Result<Vec<f64>, StageError> {
-    let last =
-        |label: &Option<String>| label.as_deref().and_then(|l| l.rsplit('.').next()).unwrap_or_default().to_owned();
     let results = ctx.inputs("results");
     ctx.inputs("experts")
         .iter()
         .map(|expert| {
-            let name = last(&expert.label);
-            let result = results.iter().find(|result| last(&result.label) == name).ok_or_else(|| {
+            let name = expert_of(&expert.label);
+            let result = results.iter().find(|result| expert_of(&result.label) == name).ok_or_else(|| {
                 StageError::new(format!("`results` has no evaluation of the expert `{name}`"))
                     .with_help("`weights: softmax` needs one for each, such as `results: individual[*]`")
             })?;

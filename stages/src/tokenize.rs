@@ -8,7 +8,7 @@ use flow_data::{
     tokenizer::Tokenizer,
 };
 use flow_pipeline::{
-    StageError,
+    Misfit, StageError,
     context::Context,
     stage::{Arity, Estimate, Forecast, Forecasts, Kind, NoPlaces, Role},
     units::Tokens,
@@ -18,6 +18,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    artifact,
     engine::{self, data, go_on, io},
     facts,
 };
@@ -51,20 +52,34 @@ impl Kind for Tokenize {
     const VERSION: u32 = 1;
     const ABOUT: &'static str =
         "Encode a split of a corpus, and write its tokens, with the end of each document, as shards.";
+    const MAKES: &'static str = artifact::TOKENS;
     type Params = Params;
     type Places = NoPlaces;
 
     fn roles() -> &'static [Role] {
         &[
-            Role { name: "corpus", arity: Arity::One, about: "the corpus to encode" },
-            Role { name: "tokenizer", arity: Arity::One, about: "the tokenizer to encode it with" },
+            Role { name: "corpus", takes: &[artifact::CORPUS], arity: Arity::One, about: "the corpus to encode" },
+            Role {
+                name: "tokenizer",
+                takes: &[artifact::TOKENIZER],
+                arity: Arity::One,
+                about: "the tokenizer to encode it with",
+            },
         ]
+    }
+
+    fn check(params: &Params) -> Result<(), Misfit> {
+        if params.shard_tokens.0 == 0 {
+            return Err(Misfit::param("shard_tokens", "`shard_tokens` is 0; it must be at least 1"));
+        }
+        Ok(())
     }
 
     fn forecast(params: &Params, inputs: &Forecasts) -> Forecast {
         let mut forecast = Forecast::default();
         let vocabulary = facts::number(inputs, "tokenizer", facts::VOCABULARY);
         forecast.facts.extend(vocabulary.map(|entries| (facts::VOCABULARY.to_owned(), entries.into())));
+        forecast.facts.insert(facts::SPLIT.to_owned(), params.split.name().into());
         let bytes = facts::number(inputs, "corpus", facts::TRAIN_BYTES).filter(|_| params.split == Split::Train);
         let tokens = bytes.map(facts::tokens_of);
         forecast.estimate = Estimate { tokens, disk: tokens.map(|tokens| 4 * tokens), ..Estimate::default() };

@@ -1,7 +1,7 @@
 //! `train-expert`: what a data owner does (FLEXOLMO §3): one FFN a layer beside the frozen public one, handed over as a bundle
 //! without a single document.
 
-use flow_data::shard::TokenShards;
+use flow_data::{corpus::Split, shard::TokenShards};
 use flow_model::{
     adamw::AdamW,
     bundle::{self, Expert, Provenance},
@@ -16,7 +16,7 @@ use flow_model::{
     upcycle,
 };
 use flow_pipeline::{
-    StageError,
+    Misfit, StageError,
     context::Context,
     stage::{Arity, DefaultCores, Forecast, Forecasts, Kind, Role},
     units::Tokens,
@@ -26,11 +26,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::{
+    artifact,
     engine::{self, data, model},
-    facts,
+    facts, misfit,
     pretrain::{check, clip, loader, schedule},
     rows::RowParams,
-    training::{BatchParams, LossParams, Run, TrainingPlaces, VALIDATION, ValidationParams},
+    training::{self, BatchParams, LossParams, Run, TrainingPlaces, VALIDATION, ValidationParams},
 };
 
 /// The kind.
@@ -113,6 +114,7 @@ impl Kind for TrainExpert {
     const VERSION: u32 = 1;
     const ABOUT: &'static str =
         "Train one expert, an FFN a layer and a router row, beside the frozen public model, and pack it as a bundle.";
+    const MAKES: &'static str = artifact::EXPERT;
     const SEEDED: bool = true;
     const COMPUTES: bool = true;
     const CORES: DefaultCores = DefaultCores::All;
@@ -121,39 +123,75 @@ impl Kind for TrainExpert {
 
     fn roles() -> &'static [Role] {
         &[
-            Role { name: "anchor", arity: Arity::One, about: "the public model, which is frozen" },
-            Role { name: "tokens", arity: Arity::One, about: "the domain's tokens" },
-            Role { name: "public_tokens", arity: Arity::Optional, about: "public tokens, for `public_share`" },
-            Role { name: VALIDATION, arity: Arity::Optional, about: "held-out tokens of the domain, for `validation`" },
-            Role { name: "embedding", arity: Arity::One, about: "the domain's embedding" },
-            Role { name: "public_embedding", arity: Arity::One, about: "the public embedding" },
+            Role {
+                name: "anchor",
+                takes: &[artifact::MODEL],
+                arity: Arity::One,
+                about: "the public model, which is frozen",
+            },
+            Role { name: "tokens", takes: &[artifact::TOKENS], arity: Arity::One, about: "the domain's tokens" },
+            Role {
+                name: "public_tokens",
+                takes: &[artifact::TOKENS],
+                arity: Arity::Optional,
+                about: "public tokens, for `public_share`",
+            },
+            Role {
+                name: VALIDATION,
+                takes: &[artifact::TOKENS],
+                arity: Arity::Optional,
+                about: "held-out tokens of the domain, for `validation`",
+            },
+            Role {
+                name: "embedding",
+                takes: &[artifact::EMBEDDING],
+                arity: Arity::One,
+                about: "the domain's embedding",
+            },
+            Role {
+                name: "public_embedding",
+                takes: &[artifact::EMBEDDING],
+                arity: Arity::One,
+                about: "the public embedding",
+            },
         ]
     }
 
-    fn check(params: &Params) -> Result<(), StageError> {
+    fn check(params: &Params) -> Result<(), Misfit> {
         check(params.tokens, params.horizon, params.batch, &params.schedule, params.validation)?;
         params.row.check()?;
         if !(0.0..1.0).contains(&params.public_share) {
-            return Err(StageError::new(format!(
-                "`public_share` is {}; it is at least 0 and below 1",
-                params.public_share
-            )));
+            let message = format!("`public_share` is {}; it must be at least 0 and below 1", params.public_share);
+            return Err(Misfit::param("public_share", message));
         }
         if !(params.row_lr.is_finite() && params.row_lr >= 0.0) {
-            return Err(StageError::new(format!("`row_lr` is {}; a factor is at least 0", params.row_lr)));
+            return Err(Misfit::param("row_lr", format!("`row_lr` is {}; a factor is at least 0", params.row_lr)));
         }
-        flow_model::config::check_expert_name(&params.name).map_err(model)
+        flow_model::config::check_expert_name(&params.name).map_err(|error| misfit::model(error, "name"))
+    }
+
+    fn fits(params: &Params, inputs: &Forecasts) -> Result<(), Misfit> {
+        if params.public_share > 0.0 && !inputs.contains_key("public_tokens") {
+            let message = "`public_share` is above 0, and the stage has no input `public_tokens`";
+            return Err(Misfit::param("public_share", message)
+                .with_help("add the input, such as `public_tokens: tokens[public]`"));
+        }
+        facts::check_split(inputs, "public_tokens", Split::Train)?;
+        training::fits(params.batch, params.validation, inputs, facts::model(inputs, "anchor").as_ref())
     }
 
     fn forecast(params: &Params, inputs: &Forecasts) -> Forecast {
-        let Some(config) = facts::model(inputs, "anchor") else { return Forecast::default() };
+        let name = (facts::EXPERT.to_owned(), params.name.clone().into());
+        let Some(config) = facts::model(inputs, "anchor") else {
+            return Forecast { facts: [name].into(), ..Forecast::default() };
+        };
         let pair = config.with_experts(Mixture::of([params.name.clone()], 2));
         let batch = params.batch;
         let tokens = batch.steps(params.tokens).saturating_mul(batch.tokens());
         let at_once = batch.part().saturating_mul(batch.length);
         let mut estimate = facts::training(&pair, Trained::LastExpert, tokens, at_once, batch.length as usize);
         estimate.disk = estimate.trained_parameters.map(|trained| 4 * trained);
-        Forecast { estimate, facts: [facts::of_model(&config)].into() }
+        Forecast { estimate, facts: [facts::of_model(&config), name].into() }
     }
 
     fn run(ctx: &Context, params: Params, places: TrainingPlaces) -> Result<(), StageError> {
@@ -183,13 +221,8 @@ impl Kind for TrainExpert {
         let own_row = row.own(ctx.input("embedding")?, public_embedding)?;
 
         let mut sources = vec![(TokenShards::open(ctx.input("tokens")?, "train").map_err(data)?, 1.0 - public_share)];
-        match ctx.optional_input("public_tokens") {
-            Some(folder) => sources.push((TokenShards::open(folder, "train").map_err(data)?, public_share)),
-            None if public_share > 0.0 => {
-                return Err(StageError::new("`public_share` is above 0 and the stage has no `public_tokens`")
-                    .with_help("add the input, such as `public_tokens: tokens[public]`"));
-            }
-            None => {}
+        if let Some(folder) = ctx.optional_input("public_tokens") {
+            sources.push((TokenShards::open(folder, "train").map_err(data)?, public_share));
         }
         let batches = loader(sources, batch, ctx.seed().derive(&["order", &name]).0)?;
 

@@ -5,7 +5,7 @@ use flow_data::{
     tokenizer::{self, SpecialTokens, SplitPattern, TokenizerParams},
 };
 use flow_pipeline::{
-    StageError,
+    Misfit, StageError,
     context::Context,
     stage::{Arity, DefaultCores, Forecast, Forecasts, Kind, NoPlaces, Role},
     units::{Bytes, Count},
@@ -14,8 +14,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    artifact,
     engine::{self, data, go_on},
-    facts,
+    facts, misfit,
 };
 
 /// The kind.
@@ -54,16 +55,38 @@ fn max_bytes() -> Bytes {
     Bytes(TokenizerParams::default().max_bytes)
 }
 
+/// The params in the engine's form, for so many corpora.
+fn engine_params(params: &Params, corpora: u64) -> TokenizerParams {
+    let Params { vocab_size, min_frequency, max_bytes, pattern } = params.clone();
+    TokenizerParams {
+        vocab_size: usize::try_from(vocab_size.0).unwrap_or(usize::MAX),
+        min_frequency,
+        max_bytes: max_bytes.0.saturating_mul(corpora).min(MOST_BYTES),
+        special: SpecialTokens::default(),
+        pattern,
+    }
+}
+
 impl Kind for TrainTokenizer {
     const NAME: &'static str = "train-tokenizer";
     const VERSION: u32 = 1;
     const ABOUT: &'static str = "Learn a byte-level BPE vocabulary from corpora.";
+    const MAKES: &'static str = artifact::TOKENIZER;
     const CORES: DefaultCores = DefaultCores::All;
     type Params = Params;
     type Places = NoPlaces;
 
     fn roles() -> &'static [Role] {
-        &[Role { name: "corpus", arity: Arity::Many, about: "the corpora whose `train` documents are learned from" }]
+        &[Role {
+            name: "corpus",
+            takes: &[artifact::CORPUS],
+            arity: Arity::Many,
+            about: "the corpora whose `train` documents are learned from",
+        }]
+    }
+
+    fn check(params: &Params) -> Result<(), Misfit> {
+        engine_params(params, 1).validate().map_err(|error| misfit::data(error, ""))
     }
 
     fn forecast(params: &Params, inputs: &Forecasts) -> Forecast {
@@ -76,7 +99,7 @@ impl Kind for TrainTokenizer {
 
     fn run(ctx: &Context, params: Params, _: NoPlaces) -> Result<(), StageError> {
         engine::start(ctx)?;
-        let Params { vocab_size, min_frequency, max_bytes, pattern } = params;
+        let max_bytes = params.max_bytes;
         let mut texts: Vec<Box<dyn Iterator<Item = flow_data::Result<String>> + Send>> = Vec::new();
         for input in ctx.inputs("corpus") {
             let documents = Corpus::open(&input.path).map_err(data)?.documents(Split::Train).map_err(data)?;
@@ -98,14 +121,8 @@ impl Kind for TrainTokenizer {
             texts.push(Box::new(some));
         }
         let corpora = ctx.inputs("corpus").len() as u64;
-        let params = TokenizerParams {
-            vocab_size: usize::try_from(vocab_size.0).unwrap_or(usize::MAX),
-            min_frequency,
-            max_bytes: max_bytes.0.saturating_mul(corpora).min(MOST_BYTES),
-            special: SpecialTokens::default(),
-            pattern,
-        };
-        let trained = tokenizer::try_train(texts.into_iter().flatten(), &params).map_err(data)?;
+        let trained =
+            tokenizer::try_train(texts.into_iter().flatten(), &engine_params(&params, corpora)).map_err(data)?;
         trained.write(ctx.output()).map_err(data)
     }
 }

@@ -22,6 +22,7 @@ use flow_data::{
 use flow_model::{
     adamw::AdamW,
     checkpoint::saver::Saver,
+    config::ModelConfig,
     freeze::Trainable,
     loss::LossWeights,
     lr::{Schedule, ScheduleParams},
@@ -30,13 +31,16 @@ use flow_model::{
     state::TrainState,
     train::{self, Hooks, StepMetrics, TrainSpec, Validation},
 };
-use flow_pipeline::{StageError, context::Context, units::Tokens};
+use flow_pipeline::{Misfit, StageError, context::Context, stage::Forecasts, units::Tokens};
 use fs_err as fs;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::engine::{data, io, model};
+use crate::{
+    engine::{data, io, model},
+    facts,
+};
 
 /// Batches that are prepared ahead.
 const PREFETCH: usize = 2;
@@ -78,15 +82,19 @@ impl BatchParams {
         tokens.0.div_ceil(self.tokens().max(1))
     }
 
-    pub(crate) fn check(self) -> Result<(), StageError> {
+    pub(crate) fn check(self) -> Result<(), Misfit> {
         let Self { sequences, length, accumulate } = self;
-        if sequences == 0 || length == 0 || accumulate == 0 {
-            return Err(StageError::new("`batch.sequences`, `batch.length` and `batch.accumulate` are at least 1"));
+        for (name, value) in [("sequences", sequences), ("length", length), ("accumulate", accumulate)] {
+            let path = format!("batch.{name}");
+            if value == 0 || value > u64::from(u32::MAX) {
+                let message = format!("`{path}` is {value}; it must be from 1 to {}", u32::MAX);
+                return Err(Misfit::param(path, message));
+            }
         }
         if !sequences.is_multiple_of(accumulate) {
-            return Err(StageError::new(format!(
-                "`batch.sequences` is {sequences}, which `batch.accumulate` = {accumulate} does not divide"
-            )));
+            let message =
+                format!("`batch.sequences` is {sequences}, which `batch.accumulate` = {accumulate} does not divide");
+            return Err(Misfit::param("batch.accumulate", message).also_param("batch.sequences", "the sequences"));
         }
         Ok(())
     }
@@ -125,9 +133,12 @@ impl Default for ValidationParams {
 }
 
 impl ValidationParams {
-    pub(crate) fn check(self) -> Result<(), StageError> {
-        if self.every == 0 || self.tokens.0 == 0 {
-            return Err(StageError::new("`validation.every` and `validation.tokens` are at least 1"));
+    pub(crate) fn check(self) -> Result<(), Misfit> {
+        for (name, value) in [("every", self.every), ("tokens", self.tokens.0)] {
+            if value == 0 {
+                let path = format!("validation.{name}");
+                return Err(Misfit::param(&path, format!("`{path}` is 0; it must be at least 1")));
+            }
         }
         Ok(())
     }
@@ -178,6 +189,36 @@ impl Default for TrainingPlaces {
     }
 }
 
+/// What the inputs of both training kinds must satisfy, `model` being the one that is trained, as far as it is known.
+pub(crate) fn fits(
+    batch: BatchParams,
+    validation: Option<ValidationParams>,
+    inputs: &Forecasts,
+    model: Option<&ModelConfig>,
+) -> Result<(), Misfit> {
+    if let Some(config) = model.filter(|config| batch.length > config.max_positions as u64) {
+        let BatchParams { length, .. } = batch;
+        let message = format!("`batch.length` is {length}, and the model has {} positions", config.max_positions);
+        return Err(Misfit::param("batch.length", message)
+            .also_param("model.max_positions", "the positions")
+            .with_help("lower `batch.length`, or make the model with more `max_positions`"));
+    }
+    facts::check_split(inputs, "tokens", Split::Train)?;
+    facts::check_split(inputs, VALIDATION, Split::Heldout)?;
+    match (validation, inputs.contains_key(VALIDATION)) {
+        (Some(_), false) => {
+            Err(Misfit::param("validation", "`validation` is given, and the stage has no input `validation`")
+                .with_help("add the input: tokens of a `tokenize` stage with `split: heldout`"))
+        }
+        (None, true) => {
+            let message = "input `validation` is given, and no param `validation` says how often it is scored";
+            Err(Misfit::input(VALIDATION, message)
+                .with_help("add the param, such as `validation: { every: 1000, tokens: 1M }`"))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// A training run, as its kind describes it.
 pub(crate) struct Run {
     pub steps: u64,
@@ -222,20 +263,9 @@ impl Run {
         trained: &mut Model,
         batches: impl Batches + 'static,
     ) -> Result<Value, StageError> {
-        let validation = match (self.validation, ctx.optional_input(VALIDATION)) {
-            (Some(params), Some(folder)) => Some(params.read(folder, self.batch)?),
-            (None, None) => None,
-            (Some(_), None) => {
-                return Err(StageError::new("`validation` is given and the stage has no input `validation`")
-                    .with_help("add the input: tokens of a `tokenize` stage with `split: heldout`"));
-            }
-            (None, Some(_)) => {
-                return Err(StageError::new(
-                    "the stage has an input `validation` and nothing says how often it is scored",
-                )
-                .with_help("add the param, such as `validation: {every: 1000, tokens: 1M}`"));
-            }
-        };
+        // A plan has neither of them without the other: see `fits`.
+        let held_out = self.validation.zip(ctx.optional_input(VALIDATION));
+        let validation = held_out.map(|(params, folder)| params.read(folder, self.batch)).transpose()?;
         let spec = self.spec(self.schedule.resolve(self.steps).map_err(model)?, validation);
         let batches = Prefetch::new(Arc::new(batches), PREFETCH);
         let mut log = Log::open(ctx, self)?;

@@ -119,21 +119,23 @@ impl CurateParams {
     /// # Errors
     /// [`Error::Parameter`] with the name of the first that is outside of its range.
     pub fn validate(&self) -> Result<()> {
-        let wrong = |name: &str, reason: &str| Err(Error::Parameter { name: name.into(), reason: reason.into() });
+        let wrong = |name: &str, reason: String| Err(Error::Parameter { name: name.into(), reason });
         if self.domain.is_empty() {
-            return wrong("domain", "give the domain a name");
+            return wrong("domain", "is empty; give the domain a name".into());
         }
         if !(0.0..1.0).contains(&self.heldout.share) {
-            return wrong("heldout.share", "at least 0 and less than 1");
+            let reason = format!("is {}; it must be at least 0 and below 1", self.heldout.share);
+            return wrong("heldout.share", reason);
         }
         if !(0.0..=1.0).contains(&self.max_broken.share) {
-            return wrong("max_broken.share", "between 0 and 1");
+            return wrong("max_broken.share", format!("is {}; it must be from 0 to 1", self.max_broken.share));
         }
         if self.max_document_bytes < 4 {
-            return wrong("max_document_bytes", "at least 4, the longest character");
+            let reason = format!("is {}; it must be at least 4, the longest character", self.max_document_bytes);
+            return wrong("max_document_bytes", reason);
         }
         if self.shard_bytes == 0 {
-            return wrong("shard_bytes", "at least 1");
+            return wrong("shard_bytes", "is 0; it must be at least 1".into());
         }
         if let Some(minhash) = &self.dedup.minhash {
             minhash.validate()?;

@@ -37,20 +37,19 @@ impl Default for MinHash {
 
 impl MinHash {
     pub(crate) fn validate(&self) -> Result<()> {
-        let wrong = |name: &str, reason: &str| {
-            Err(Error::Parameter { name: format!("dedup.minhash.{name}"), reason: reason.into() })
-        };
+        let wrong =
+            |name: &str, reason: String| Err(Error::Parameter { name: format!("dedup.minhash.{name}"), reason });
         if !(1..=64).contains(&self.words) {
-            return wrong("words", "1 to 64");
+            return wrong("words", format!("is {}; it must be from 1 to 64", self.words));
         }
         if !(1..=256).contains(&self.bands) {
-            return wrong("bands", "1 to 256");
+            return wrong("bands", format!("is {}; it must be from 1 to 256", self.bands));
         }
         if !(1..=64).contains(&self.rows) {
-            return wrong("rows", "1 to 64");
+            return wrong("rows", format!("is {}; it must be from 1 to 64", self.rows));
         }
-        if self.verify.is_some_and(|least| !(0.0..=1.0).contains(&least)) {
-            return wrong("verify", "a similarity between 0 and 1, or null");
+        if let Some(least) = self.verify.filter(|least| !(0.0..=1.0).contains(least)) {
+            return wrong("verify", format!("is {least}; it must be a similarity from 0 to 1, or null"));
         }
         Ok(())
     }

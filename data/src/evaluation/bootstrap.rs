@@ -40,6 +40,21 @@ pub struct Interval {
 }
 
 impl Bootstrap {
+    /// Checks the settings.
+    ///
+    /// # Errors
+    /// [`Error::Parameter`] with the name of the first that is out of its range.
+    pub fn validate(&self) -> Result<()> {
+        let wrong = |name: &str, reason: String| Err(Error::Parameter { name: name.into(), reason });
+        if self.resamples == 0 {
+            return wrong("resamples", "is 0; it must be at least 1".into());
+        }
+        if !(self.confidence > 0.0 && self.confidence < 1.0) {
+            return wrong("confidence", format!("is {}; it must be between 0 and 1", self.confidence));
+        }
+        Ok(())
+    }
+
     /// Mean of values.
     ///
     /// # Errors
@@ -84,13 +99,7 @@ impl Bootstrap {
         if rows.is_empty() {
             return Err(wrong("there is nothing to measure".into()));
         }
-        if self.resamples == 0 || !(self.confidence > 0.0 && self.confidence < 1.0) {
-            let reason = format!(
-                "needs resamples from 1 on and a confidence between 0 and 1, not {} and {}",
-                self.resamples, self.confidence
-            );
-            return Err(Error::Parameter { name: "bootstrap".into(), reason });
-        }
+        self.validate()?;
         let sum = |chosen: &mut dyn Iterator<Item = &[f64; N]>| {
             chosen.fold([0.0; N], |mut sums, row| {
                 sums.iter_mut().zip(row).for_each(|(sum, value)| *sum += value);

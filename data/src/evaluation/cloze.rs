@@ -42,6 +42,31 @@ impl Default for ClozeParams {
     }
 }
 
+/// The most choices of an item: each is read for every item, and a right answer by chance is rare long before.
+const MOST_CHOICES: usize = 1000;
+
+impl ClozeParams {
+    /// Checks the sizes.
+    ///
+    /// # Errors
+    /// [`Error::Parameter`] with the name of the first that is out of its range.
+    pub fn validate(&self) -> Result<()> {
+        let Self { items, context_bytes, continuation_bytes, choices, seed: _ } = *self;
+        let wrong = |name: &str, reason: String| Err(Error::Parameter { name: name.into(), reason });
+        for (name, value, least) in
+            [("items", items, 1), ("context_bytes", context_bytes, 1), ("continuation_bytes", continuation_bytes, 8)]
+        {
+            if value < least {
+                return wrong(name, format!("is {value}; it must be at least {least}"));
+            }
+        }
+        if !(2..=MOST_CHOICES).contains(&choices) {
+            return wrong("choices", format!("is {choices}; it must be from 2 to {MOST_CHOICES}"));
+        }
+        Ok(())
+    }
+}
+
 /// One question.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -77,18 +102,10 @@ struct Cut<'a> {
 /// Makes items from the (id, text) of held-out documents.
 ///
 /// # Errors
-/// [`Error::Parameter`] for sizes of 0 or fewer than two choices; [`Error::Evaluation`] when the text gives no item.
+/// [`Error::Parameter`] for params that [`ClozeParams::validate`] refuses; [`Error::Evaluation`] when the text gives no item.
 pub fn items<I: AsRef<str>, T: AsRef<str>>(documents: &[(I, T)], params: &ClozeParams) -> Result<Items> {
     let ClozeParams { items: wanted, context_bytes, continuation_bytes, choices, seed } = *params;
-    for (name, value, least) in [("items", wanted, 1), ("context_bytes", context_bytes, 1), ("choices", choices, 2)] {
-        if value < least {
-            return Err(Error::Parameter { name: name.into(), reason: format!("{value} is less than {least}") });
-        }
-    }
-    if continuation_bytes < 8 {
-        let reason = format!("{continuation_bytes} is less than 8");
-        return Err(Error::Parameter { name: "continuation_bytes".into(), reason });
-    }
+    params.validate()?;
     let mut usable: Vec<(&str, &str)> = documents.iter().map(|(id, text)| (id.as_ref(), text.as_ref())).collect();
     usable.retain(|(_, text)| text.len() >= 2 * continuation_bytes);
     usable.sort_unstable();

@@ -23,7 +23,7 @@ pub struct Window {
 /// [`Error::Parameter`] unless `1 <= stride <= seq`.
 pub fn windows(tokens: &[u32], eos: u32, seq: usize, stride: usize) -> Result<Vec<Window>> {
     if stride == 0 || stride > seq {
-        let reason = format!("{stride} is not between 1 and seq = {seq}");
+        let reason = format!("is {stride}; it must be from 1 to {seq}, the length of a window");
         return Err(Error::Parameter { name: "stride".into(), reason });
     }
     let stream: Vec<u32> = std::iter::once(eos).chain(tokens.iter().copied()).collect();

@@ -91,7 +91,7 @@ pub(super) fn resolve(spec: &CargoSpec, context: &ResolveContext<'_>) -> Result<
 
 fn select(spec: &CargoSpec, manifest: &Path, context: &ResolveContext<'_>) -> Result<BTreeSet<Package>> {
     if spec.packages.is_empty() {
-        let reason = "name at least one package".to_string();
+        let reason = "is empty; name at least one package".to_string();
         return Err(Error::Parameter { name: "sources.cargo-sources.packages".into(), reason });
     }
     let locked = Locked::read(manifest)?;

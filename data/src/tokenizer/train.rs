@@ -33,6 +33,9 @@ const MAX_WORD_BYTES: usize = 256;
 /// The library counts pairs in 32 bits; a pair is seen less often than there are bytes.
 const MAX_BYTES: u64 = (1 << 31) - 1;
 
+/// More entries than any tokenizer has.
+const LARGEST_VOCABULARY: usize = 1 << 24;
+
 const CL100K: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
 /// A trained tokenizer.
@@ -79,6 +82,38 @@ impl Trained {
     }
 }
 
+impl TokenizerParams {
+    /// Entries before the first merge: eos, pad and the bytes.
+    fn smallest() -> usize {
+        2 + ByteLevel::alphabet().len()
+    }
+
+    /// Checks what no text could satisfy.
+    ///
+    /// # Errors
+    /// [`Error::Parameter`] with the name of the first that is out of its range.
+    pub fn validate(&self) -> Result<()> {
+        let special = [&self.special.eos, &self.special.pad];
+        let smallest = Self::smallest();
+        let wrong = |name: &str, reason: String| Err(Error::Parameter { name: name.into(), reason });
+        if self.vocab_size < smallest || self.vocab_size > LARGEST_VOCABULARY {
+            let reason = format!(
+                "is {}; it must be from {smallest}, the special tokens and the bytes, to {LARGEST_VOCABULARY}",
+                self.vocab_size
+            );
+            return wrong("vocab_size", reason);
+        }
+        if self.max_bytes > MAX_BYTES {
+            let reason = format!("is {}, more than {MAX_BYTES}; a tokenizer needs no more text", self.max_bytes);
+            return wrong("max_bytes", reason);
+        }
+        if special[0] == special[1] || special.iter().any(|token| token.chars().count() < 2) {
+            return wrong("special", "must hold an eos and a pad that differ and are longer than one letter".into());
+        }
+        Ok(())
+    }
+}
+
 /// Trains a byte-level BPE tokenizer: eos is 0, pad is 1, the 256 bytes follow in the order of their letters, then the
 /// merges in the order in which they were learned.
 ///
@@ -91,22 +126,8 @@ pub fn train(texts: impl Iterator<Item = String> + Send, params: &TokenizerParam
 
 /// As [`train`], for texts that may fail to be read: the first failure ends it.
 pub fn try_train(texts: impl Iterator<Item = Result<String>> + Send, params: &TokenizerParams) -> Result<Trained> {
+    params.validate()?;
     let special = [&params.special.eos, &params.special.pad];
-    let smallest = special.len() + ByteLevel::alphabet().len();
-    let wrong = |name: &str, reason: String| Err(Error::Parameter { name: name.into(), reason });
-    if params.vocab_size < smallest || params.vocab_size > 1 << 24 {
-        let reason = format!("{} is not between {smallest} (special tokens and bytes) and 2^24", params.vocab_size);
-        return wrong("vocab_size", reason);
-    }
-    if params.max_bytes > MAX_BYTES {
-        return wrong(
-            "max_bytes",
-            format!("{} is more than {MAX_BYTES}; a tokenizer needs no more text", params.max_bytes),
-        );
-    }
-    if special[0] == special[1] || special.iter().any(|token| token.chars().count() < 2) {
-        return wrong("special", "eos and pad must differ and be longer than one letter".into());
-    }
     let special = special.map(|text| AddedToken::from(text.clone(), true));
     let pre_tokenizer = pre_tokenizer(params.pattern)?;
     let failed = |source| failed("train", "(trained)", source);
@@ -154,7 +175,7 @@ pub fn try_train(texts: impl Iterator<Item = Result<String>> + Send, params: &To
         documents,
         format: 1,
         long_words: long_words.into_inner(),
-        merges: (reached - smallest) as u64,
+        merges: (reached - TokenizerParams::smallest()) as u64,
         vocab_size: reached as u64,
         words,
     };

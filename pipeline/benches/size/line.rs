@@ -35,11 +35,12 @@ impl Kind for Line {
     const NAME: &'static str = "line";
     const VERSION: u32 = 1;
     const ABOUT: &'static str = "writes a line";
+    const MAKES: &'static str = "line";
     type Params = LineParams;
     type Places = NoPlaces;
 
     fn roles() -> &'static [Role] {
-        &[Role { name: "parts", arity: Arity::Any, about: "lines" }]
+        &[Role { name: "parts", takes: &["line"], arity: Arity::Any, about: "lines" }]
     }
 
     fn forecast(_: &LineParams, _: &Forecasts) -> Forecast {

@@ -5,14 +5,14 @@ use std::{
     path::Path,
 };
 
-use super::{PlannedInput, PreparedStage};
+use super::{PreparedStage, inputs};
 use crate::{
     error::{Error, Result},
     graph::Graph,
     names::{StageId, nearest},
     recipe::{Diagnostic, Recipe, StageSpec, once_each},
     registry::Registry,
-    stage::{AnyKind, Arity, Forecast, Forecasts, ResolveContext},
+    stage::{AnyKind, Forecast, Forecasts, ResolveContext},
 };
 
 /// The typed stages of a recipe and the graph over them.
@@ -65,19 +65,17 @@ pub fn prepare(
             });
             continue;
         };
-        let inputs = match inputs(spec, kind, &places) {
+        let inputs = match inputs::read(spec, kind, &places) {
             Ok(inputs) => inputs,
             Err(mut wrong) => {
                 diagnostics.append(&mut wrong);
                 Vec::new()
             }
         };
-        match kind.decode(&spec.with) {
+        diagnostics.extend(inputs::misplaced(spec, kind, &specs, &places, registry));
+        match kind.decode(spec) {
             Ok(decoded) => typed.push((*spec, kind, decoded, inputs)),
-            Err(mut diagnostic) => {
-                diagnostic.message = format!("{}: {}", spec.id, diagnostic.message);
-                diagnostics.push(diagnostic);
-            }
+            Err(diagnostic) => diagnostics.push(diagnostic),
         }
     }
     if !diagnostics.is_empty() {
@@ -99,13 +97,19 @@ pub fn prepare(
     let context = ResolveContext { base: &recipe.root, memo: surroundings.memo, hash: surroundings.hash };
     let mut forecasts: Vec<Forecast> = vec![Forecast::default(); typed.len()];
     for &at in graph.order() {
-        let (_, kind, decoded, inputs) = &typed[at];
+        let (spec, kind, decoded, inputs) = &typed[at];
         let mut known = Forecasts::new();
         for input in inputs {
             let forecast = forecasts[input.stage].clone();
             known.entry(input.role.clone()).or_default().push((input.label.clone(), forecast));
         }
+        if let Err(misfit) = kind.fits(decoded, &known) {
+            diagnostics.push(misfit.into_diagnostic(spec));
+        }
         forecasts[at] = kind.forecast(decoded, &known).unwrap_or_default();
+    }
+    if !diagnostics.is_empty() {
+        return Err(Error::Recipe(once_each(diagnostics)));
     }
     let stages = typed
         .into_iter()
@@ -169,87 +173,4 @@ pub fn no_such_stage<'a>(name: &str, stages: impl Iterator<Item = &'a StageId>) 
     let names: Vec<String> = stages.map(ToString::to_string).collect();
     let nearest = nearest(name, names.iter().map(String::as_str), 1).pop().map(str::to_owned);
     Error::NoSuchStage { name: name.to_owned(), nearest }
-}
-
-/// The inputs of a stage, checked against the roles of its kind.
-fn inputs(
-    spec: &StageSpec,
-    kind: &dyn AnyKind,
-    places: &BTreeMap<&StageId, usize>,
-) -> std::result::Result<Vec<PlannedInput>, Vec<Diagnostic>> {
-    let roles = kind.roles();
-    let mut wrong = Vec::new();
-    let mut inputs = Vec::new();
-    let diagnostic = |message: String, span, label: &str, help: Option<String>| Diagnostic {
-        message: format!("{}: {message}", spec.id),
-        code: "recipe::inputs",
-        label: Some((span, label.to_owned())),
-        related: Vec::new(),
-        help,
-    };
-    let known = || {
-        let names: Vec<&str> = roles.iter().map(|role| role.name).collect();
-        if names.is_empty() {
-            format!("kind `{}` takes no inputs", kind.name())
-        } else {
-            format!("kind `{}` takes {}", kind.name(), names.join(", "))
-        }
-    };
-    for input in &spec.inputs {
-        let name = input.role.value.as_str();
-        let Some(role) = roles.iter().find(|role| role.name == name) else {
-            let nearest = roles.iter().find(|role| strsim::jaro_winkler(role.name, name) > 0.8);
-            let help = nearest.map_or_else(known, |role| format!("did you mean `{}`?", role.name));
-            wrong.push(diagnostic(
-                format!("there is no input `{name}`"),
-                input.role.span,
-                "not an input of this kind",
-                Some(help),
-            ));
-            continue;
-        };
-        let many = matches!(role.arity, Arity::Many | Arity::Any);
-        if !many && (input.refs.len() != 1 || input.many) {
-            wrong.push(diagnostic(
-                format!("input `{name}` takes one artifact, not {}", input.refs.len()),
-                input.role.span,
-                "takes one",
-                Some("name one stage, such as `tokens[public]`".into()),
-            ));
-            continue;
-        }
-        for reference in &input.refs {
-            // The recipe's references were checked when it was read.
-            let Some(&stage) = places.get(&reference.stage) else { continue };
-            let label = many.then(|| reference.label.clone().unwrap_or_else(|| reference.stage.label()));
-            inputs.push(PlannedInput { role: name.to_owned(), label, stage });
-        }
-    }
-    for role in roles {
-        let given = spec.inputs.iter().any(|input| input.role.value == role.name && !input.refs.is_empty());
-        if !given && matches!(role.arity, Arity::One | Arity::Many) {
-            wrong.push(diagnostic(
-                format!("input `{}` is missing", role.name),
-                spec.span,
-                "this stage",
-                Some(format!("`{}` is {}", role.name, role.about)),
-            ));
-        }
-    }
-    inputs.sort_by(|a, b| (&a.role, &a.label).cmp(&(&b.role, &b.label)));
-    for pair in inputs.windows(2) {
-        if let [a, b] = pair
-            && a.role == b.role
-            && a.label == b.label
-        {
-            let label = a.label.clone().unwrap_or_default();
-            wrong.push(diagnostic(
-                format!("input `{}` has two artifacts labelled `{label}`", a.role),
-                spec.span,
-                "this stage",
-                None,
-            ));
-        }
-    }
-    if wrong.is_empty() { Ok(inputs) } else { Err(wrong) }
 }

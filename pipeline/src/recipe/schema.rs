@@ -6,7 +6,11 @@ use schemars::Schema;
 use serde_json::{Map, Value, json};
 
 use super::Resources;
-use crate::names::NAME_PATTERN;
+use crate::{
+    names::NAME_PATTERN,
+    plan::either,
+    stage::{Arity, Role},
+};
 
 /// What an editor has to know of one kind.
 #[derive(Clone, Debug)]
@@ -15,8 +19,8 @@ pub struct KindSchema {
     pub params: Schema,
     /// The schema of its places; its fields stand in `with` beside the params.
     pub places: Schema,
-    /// Its input roles, and whether each takes several stages.
-    pub inputs: Vec<(String, bool)>,
+    /// Its input roles.
+    pub roles: &'static [Role],
     /// What it does.
     pub doc: String,
 }
@@ -31,10 +35,13 @@ pub fn recipe_schema(kinds: &BTreeMap<String, KindSchema>) -> Value {
         defs.insert(format!("with:{name}"), with);
         defaults.insert(name.clone(), partial);
         let inputs: Map<String, Value> = kind
-            .inputs
+            .roles
             .iter()
-            .map(|(role, many)| {
-                (role.clone(), json!({ "$ref": if *many { "#/$defs/references" } else { "#/$defs/reference" } }))
+            .map(|role| {
+                let many = matches!(role.arity, Arity::Many | Arity::Any);
+                let about = format!("{}: {}", either(role.takes), role.about);
+                let target = if many { "#/$defs/references" } else { "#/$defs/reference" };
+                (role.name.to_owned(), json!({ "$ref": target, "description": about }))
             })
             .collect();
         choices.push(json!({

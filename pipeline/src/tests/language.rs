@@ -231,18 +231,15 @@ fn the_schema_of_recipes_knows_the_kinds() {
         .iter()
         .map(|kind| {
             let (params, places) = kind.schemas();
-            let schema = crate::recipe::KindSchema {
-                params,
-                places,
-                inputs: vec![("parts".into(), true)],
-                doc: kind.about().into(),
-            };
+            let schema = crate::recipe::KindSchema { params, places, roles: kind.roles(), doc: kind.about().into() };
             (kind.name().to_owned(), schema)
         })
         .collect();
     let schema = crate::recipe::recipe_schema(&kinds);
     assert_eq!(schema["$defs"]["with:write"]["properties"]["text"]["description"], "What is written.");
     assert_eq!(schema["$defs"]["with:write"]["properties"]["file"]["type"], json!(["string", "null"]));
+    let described = schema["$defs"]["stage"]["allOf"].to_string();
+    assert!(described.contains("text: what comes first"), "{described}");
     // Every reference leads somewhere.
     fn check(root: &Value, here: &Value) {
         match here {

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     context::Context,
     error::StageError,
+    misfit::Misfit,
     registry::Registry,
     stage::{Arity, DefaultCores, External, Forecast, Forecasts, Kind, NoPlaces, ResolveContext, Role},
     units::{Bytes, Count, Duration as Time, Tokens},
@@ -79,6 +80,7 @@ impl Kind for Write {
     const NAME: &'static str = "write";
     const VERSION: u32 = 1;
     const ABOUT: &'static str = "writes a text";
+    const MAKES: &'static str = "text";
     type Params = WriteParams;
     type Places = WritePlaces;
 
@@ -86,8 +88,12 @@ impl Kind for Write {
         &[]
     }
 
-    fn check(params: &WriteParams) -> Result<(), StageError> {
-        if params.rate <= 1.0 { Ok(()) } else { Err(StageError::new("`rate` is above 1").with_help("it is a share")) }
+    fn check(params: &WriteParams) -> Result<(), Misfit> {
+        if params.rate <= 1.0 {
+            return Ok(());
+        }
+        Err(Misfit::param("rate", format!("`rate` is {}; it must be at most 1", params.rate))
+            .with_help("it is a share"))
     }
 
     fn resolve(_: &WriteParams, places: &WritePlaces, ctx: &ResolveContext<'_>) -> Result<Vec<External>, StageError> {
@@ -134,13 +140,14 @@ impl Kind for Join {
     const NAME: &'static str = "join";
     const VERSION: u32 = 1;
     const ABOUT: &'static str = "puts texts one after the other";
+    const MAKES: &'static str = "text";
     type Params = JoinParams;
     type Places = NoPlaces;
 
     fn roles() -> &'static [Role] {
         &[
-            Role { name: "parts", arity: Arity::Many, about: "the texts" },
-            Role { name: "header", arity: Arity::Optional, about: "what comes first" },
+            Role { name: "parts", takes: &["text"], arity: Arity::Many, about: "the texts" },
+            Role { name: "header", takes: &["text"], arity: Arity::Optional, about: "what comes first" },
         ]
     }
 
@@ -171,13 +178,14 @@ impl Kind for Trim {
     const NAME: &'static str = "trim";
     const VERSION: u32 = 1;
     const ABOUT: &'static str = "takes blanks away";
+    const MAKES: &'static str = "text";
     const COMPUTES: bool = true;
     const CORES: DefaultCores = DefaultCores::All;
     type Params = TrimParams;
     type Places = NoPlaces;
 
     fn roles() -> &'static [Role] {
-        &[Role { name: "text", arity: Arity::One, about: "the text" }]
+        &[Role { name: "text", takes: &["text"], arity: Arity::One, about: "the text" }]
     }
 
     fn forecast(_: &TrimParams, inputs: &Forecasts) -> Forecast {
@@ -186,6 +194,53 @@ impl Kind for Trim {
 
     fn run(ctx: &Context, _: TrimParams, _: NoPlaces) -> Result<(), StageError> {
         write(ctx, read(ctx.input("text")?)?.trim())
+    }
+}
+
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TallyParams {
+    /// More lines than this cannot be counted.
+    #[serde(default = "many")]
+    most: u64,
+}
+
+fn many() -> u64 {
+    100
+}
+
+/// Counts lines: what it makes is no text.
+pub struct Tally;
+
+impl Kind for Tally {
+    const NAME: &'static str = "tally";
+    const VERSION: u32 = 1;
+    const ABOUT: &'static str = "counts lines";
+    const MAKES: &'static str = "number";
+    type Params = TallyParams;
+    type Places = NoPlaces;
+
+    fn roles() -> &'static [Role] {
+        &[Role { name: "of", takes: &["text"], arity: Arity::One, about: "the lines" }]
+    }
+
+    fn fits(params: &TallyParams, inputs: &Forecasts) -> Result<(), Misfit> {
+        let (_, text) = &inputs["of"][0];
+        let lines = text.facts.get("lines").and_then(serde_json::Value::as_u64);
+        match lines.filter(|lines| *lines > params.most) {
+            None => Ok(()),
+            Some(lines) => {
+                Err(Misfit::param("most", format!("`most` is {}, and there are {lines} lines", params.most)))
+            }
+        }
+    }
+
+    fn forecast(_: &TallyParams, _: &Forecasts) -> Forecast {
+        Forecast::default()
+    }
+
+    fn run(ctx: &Context, _: TallyParams, _: NoPlaces) -> Result<(), StageError> {
+        write(ctx, &read(ctx.input("of")?)?.lines().count().to_string())
     }
 }
 
@@ -220,12 +275,13 @@ impl Kind for Odd {
     const NAME: &'static str = "odd";
     const VERSION: u32 = 3;
     const ABOUT: &'static str = "does what a stage should not";
+    const MAKES: &'static str = "text";
     const SEEDED: bool = true;
     type Params = OddParams;
     type Places = NoPlaces;
 
     fn roles() -> &'static [Role] {
-        &[Role { name: "after", arity: Arity::Any, about: "what it waits for" }]
+        &[Role { name: "after", takes: &["text"], arity: Arity::Any, about: "what it waits for" }]
     }
 
     fn forecast(_: &OddParams, _: &Forecasts) -> Forecast {
@@ -274,5 +330,5 @@ impl Kind for Odd {
 
 /// All toys.
 pub fn registry() -> Registry {
-    Registry::new().with::<Write>().with::<Join>().with::<Trim>().with::<Odd>()
+    Registry::new().with::<Write>().with::<Join>().with::<Trim>().with::<Tally>().with::<Odd>()
 }

@@ -36,11 +36,12 @@ impl Kind for Make {
     const NAME: &'static str = "make";
     const VERSION: u32 = 1;
     const ABOUT: &'static str = "makes files";
+    const MAKES: &'static str = "files";
     type Params = MakeParams;
     type Places = MakePlaces;
 
     fn roles() -> &'static [Role] {
-        &[Role { name: "of", arity: Arity::Any, about: "what it is made of" }]
+        &[Role { name: "of", takes: &["files"], arity: Arity::Any, about: "what it is made of" }]
     }
 
     fn forecast(_: &MakeParams, _: &Forecasts) -> Forecast {

@@ -18,7 +18,10 @@ use super::{
     input::{BTM, FLEXOLMO, PUBLIC, SOUP},
     write_tables,
 };
-use crate::engine::{data, io, model};
+use crate::{
+    artifact,
+    engine::{data, io, model},
+};
 
 /// The kind.
 pub(crate) struct Report;
@@ -42,24 +45,66 @@ impl Kind for Report {
     const NAME: &'static str = "report";
     const VERSION: u32 = 1;
     const ABOUT: &'static str = "Gather results, corpus statistics and curves, and write the tables.";
+    const MAKES: &'static str = artifact::REPORT;
     type Params = Params;
     type Places = NoPlaces;
 
     fn roles() -> &'static [Role] {
         &[
-            Role { name: "public", arity: Arity::Optional, about: "the evaluation of the public model" },
+            Role {
+                name: "public",
+                takes: &[artifact::EVALUATION],
+                arity: Arity::Optional,
+                about: "the evaluation of the public model",
+            },
             Role {
                 name: "individual",
+                takes: &[artifact::EVALUATION],
                 arity: Arity::Any,
                 about: "the evaluations of experts as dense models, a domain each",
             },
-            Role { name: "soup", arity: Arity::Optional, about: "the evaluation of the model soup" },
-            Role { name: "btm", arity: Arity::Optional, about: "the evaluation of the Branch-Train-Merge ensemble" },
-            Role { name: "combined", arity: Arity::Any, about: "evaluations of other combined models" },
-            Role { name: "flexolmo", arity: Arity::One, about: "the evaluation of the merged model" },
-            Role { name: "optout", arity: Arity::Any, about: "the evaluations without one domain, by that domain" },
-            Role { name: "corpora", arity: Arity::Any, about: "the corpora, for their statistics" },
-            Role { name: "training", arity: Arity::Any, about: "stages that trained, for their curves" },
+            Role {
+                name: "soup",
+                takes: &[artifact::EVALUATION],
+                arity: Arity::Optional,
+                about: "the evaluation of the model soup",
+            },
+            Role {
+                name: "btm",
+                takes: &[artifact::EVALUATION],
+                arity: Arity::Optional,
+                about: "the evaluation of the Branch-Train-Merge ensemble",
+            },
+            Role {
+                name: "combined",
+                takes: &[artifact::EVALUATION],
+                arity: Arity::Any,
+                about: "evaluations of other combined models",
+            },
+            Role {
+                name: "flexolmo",
+                takes: &[artifact::EVALUATION],
+                arity: Arity::One,
+                about: "the evaluation of the merged model",
+            },
+            Role {
+                name: "optout",
+                takes: &[artifact::EVALUATION],
+                arity: Arity::Any,
+                about: "the evaluations without one domain, by that domain",
+            },
+            Role {
+                name: "corpora",
+                takes: &[artifact::CORPUS],
+                arity: Arity::Any,
+                about: "the corpora, for their statistics",
+            },
+            Role {
+                name: "training",
+                takes: &[artifact::MODEL, artifact::EXPERT],
+                arity: Arity::Any,
+                about: "stages that trained, for their curves",
+            },
         ]
     }
 
