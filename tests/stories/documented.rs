@@ -71,7 +71,7 @@ fn each_field_of_each_command_is_on_the_page() {
     documented("| `flow cache ls` |", &[json(&["cache", "ls"])], &[record, "| `flow why` |", "`format` (1)"]);
 
     // A run in which something failed and something was not reached.
-    environment.edit("vocab_size: 300", "vocab_size: 5");
+    environment.edit("vocab_size: 300", "vocab_size: 100000");
     let _ = environment.run(&["tokens[sea]"]).with_code(1);
     let second = json(&["runs"])[0]["run"].as_str().unwrap().to_owned();
     documented("| `flow status` |", &[json(&["status"]), json(&["status", &first])], &[reason, "| `stage-failed` |"]);

@@ -165,14 +165,14 @@ fn the_log_of_a_stage_is_kept_with_its_result() {
     assert_eq!((log["run"].as_str(), log["phase"].as_str()), (Some(made.as_str()), Some("cached")));
 
     // One that was not reached has none, and one that failed early may have said nothing but its error.
-    environment.edit("vocab_size: 384", "vocab_size: 5");
+    environment.edit("vocab_size: 384", "vocab_size: 100000");
     let _ = environment.run(&["tokens[sea]"]).with_code(1);
     let ended = environment.flow(&["logs", "tokens[sea]"]).succeeded();
     assert_eq!((ended.stdout.as_str(), ended.stderr.as_str()), ("", "tokens[sea] (skipped) printed nothing\n"));
     assert_eq!(environment.flow(&["logs", "tokens[sea]", "--json"]).succeeded().json()["run"], Value::Null);
     let ended = environment.flow(&["logs", "tokenizer"]).succeeded();
     assert!(
-        ended.stderr.contains("tokenizer (failed) printed nothing; it failed: use parameter `vocab_size`"),
+        ended.stderr.contains("tokenizer (failed) printed nothing; it failed: train a tokenizer of 100000 tokens"),
         "{ended:#?}"
     );
 

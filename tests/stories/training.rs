@@ -39,12 +39,12 @@ fn held_out_text_is_scored_between_updates() {
     assert_eq!(steps, [10, 20, 30, STEPS]);
     assert!(scored[3].1 < scored[0].1, "{scored:?}");
 
-    // A stage whose words do not fit its inputs says so.
+    // A stage whose words do not fit its inputs says so, before anything runs.
     environment.edit(", validation: held-out", "");
-    let ended = environment.run(&["public"]).with_code(1);
-    let failed = &ended.events("stage-failed")[0]["error"];
-    assert_eq!(failed["message"], "`validation` is given and the stage has no input `validation`");
-    assert!(failed["help"].as_str().unwrap().contains("split: heldout"), "{failed}");
+    let ended = environment.run(&["public"]).with_code(2);
+    let refused = &ended.json()["errors"][0];
+    assert_eq!(refused["message"], "public: `validation` is given, and the stage has no input `validation`");
+    assert!(refused["help"].as_str().unwrap().contains("split: heldout"), "{refused}");
 }
 
 #[test]
