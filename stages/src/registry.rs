@@ -28,7 +28,7 @@ mod tests {
     #[test]
     fn every_kind_says_what_it_makes_and_every_role_can_be_filled() {
         let registry = registry();
-        let made: Vec<&str> = registry.iter().map(|kind| kind.makes()).collect();
+        let made: Vec<&str> = registry.iter().map(flow_pipeline::stage::AnyKind::makes).collect();
         assert!(made.iter().all(|made| !made.is_empty()) && made.len() == 13, "{made:?}");
         for kind in registry.iter() {
             for role in kind.roles() {

@@ -100,7 +100,7 @@ impl Kind for Soup {
         if params.weights == Weighting::Uniform {
             return Ok(());
         }
-        let labels = |role: &str| inputs.get(role).into_iter().flatten().map(|(label, _)| expert_of(label));
+        let labels = |role: &str| inputs.get(role).into_iter().flatten().map(|(label, _)| expert_of(label.as_deref()));
         let results: BTreeSet<&str> = labels("results").collect();
         match labels("experts").find(|name| !results.contains(name)) {
             None => Ok(()),
@@ -138,8 +138,8 @@ impl Kind for Soup {
 }
 
 /// `individual.rust` and `rust` are both about `rust`.
-fn expert_of(label: &Option<String>) -> &str {
-    label.as_deref().and_then(|label| label.rsplit('.').next()).unwrap_or_default()
+fn expert_of(label: Option<&str>) -> &str {
+    label.and_then(|label| label.rsplit('.').next()).unwrap_or_default()
 }
 
 /// The average bits per byte of each expert's dense model, in the experts' order.
@@ -148,8 +148,8 @@ fn losses(ctx: &Context) -> Result<Vec<f64>, StageError> {
     ctx.inputs("experts")
         .iter()
         .map(|expert| {
-            let name = expert_of(&expert.label);
-            let result = results.iter().find(|result| expert_of(&result.label) == name).ok_or_else(|| {
+            let name = expert_of(expert.label.as_deref());
+            let result = results.iter().find(|result| expert_of(result.label.as_deref()) == name).ok_or_else(|| {
                 StageError::new(format!("`results` has no evaluation of the expert `{name}`"))
                     .with_help("`weights: softmax` needs one for each, such as `results: individual[*]`")
             })?;
