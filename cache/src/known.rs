@@ -10,9 +10,14 @@ use std::{
     fmt::Write as _,
     os::unix::fs::MetadataExt,
     path::PathBuf,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
+
+use rayon::prelude::*;
 
 use crate::{
     digest::{ArtifactDigest, BlobDigest, StageKey},
@@ -24,10 +29,14 @@ use crate::{
 };
 
 const HEADER: &str = "flow-hits 1";
-/// See the head of this file.
-const YOUNG: Duration = Duration::from_secs(2);
+/// See the head of this file. The clocks of today's systems tick every few milliseconds.
+const YOUNG: Duration = Duration::from_millis(100);
+/// The same where a time has no fraction of a second: some disks keep none, or every other second.
+const YOUNG_IN_SECONDS: Duration = Duration::from_secs(3);
 /// Artifacts of more files than this are read each time: it is not them that make a plan slow.
 const FEW: usize = 16;
+/// So many are looked at in less time than another thread takes to wake.
+const MANY_HERE: usize = 500;
 /// Beyond this many, what was not asked for since loading is dropped when saving.
 const MANY: usize = 200_000;
 
@@ -35,7 +44,7 @@ const MANY: usize = 200_000;
 struct Entry {
     artifact: ArtifactDigest,
     blobs: Vec<(BlobDigest, u64)>,
-    used: bool,
+    used: AtomicBool,
 }
 
 /// See the head of this file.
@@ -95,7 +104,8 @@ impl Known {
                 };
                 let (seconds, nanos) = (meta.mtime(), meta.mtime_nsec());
                 let modified = UNIX_EPOCH + Duration::new(seconds.unsigned_abs(), nanos as u32);
-                if now.duration_since(modified).is_ok_and(|age| age > YOUNG) {
+                let young = if nanos == 0 { YOUNG_IN_SECONDS } else { YOUNG };
+                if now.duration_since(modified).is_ok_and(|age| age > young) {
                     settled.insert(format!("{kind}/{name}"), (seconds, nanos));
                 }
             }
@@ -112,8 +122,24 @@ impl Known {
                 return Ok(None);
             }
         }
-        entry.used = true;
+        entry.used.store(true, Ordering::Relaxed);
         Ok(Some(entry.artifact))
+    }
+
+    /// Whether [`Known::hit`] gives each of these keys its artifact.
+    pub(crate) fn hits(&self, store: &Store, wanted: &[(StageKey, ArtifactDigest)]) -> Vec<bool> {
+        let entries = self.entries();
+        let Some(entries) = entries.as_ref() else { return vec![false; wanted.len()] };
+        let is_hit = |(key, artifact): &(StageKey, ArtifactDigest)| {
+            let entry = entries.known.get(key).filter(|entry| entry.artifact == *artifact);
+            let is_here = |(blob, size): &(BlobDigest, u64)| store.has_local(blob, *size).unwrap_or(false);
+            let is_hit = entry.is_some_and(|entry| entry.blobs.iter().all(is_here));
+            if let Some(entry) = entry.filter(|_| is_hit) {
+                entry.used.store(true, Ordering::Relaxed);
+            }
+            is_hit
+        };
+        wanted.par_iter().with_min_len(MANY_HERE).map(is_hit).collect()
     }
 
     /// Remembers that `key` was looked up and is a hit, with all its blobs in this folder.
@@ -123,7 +149,7 @@ impl Known {
         let blobs: Vec<_> = manifest.blobs().into_iter().collect();
         let noted = [folder(&layout::record(&key)), folder(&layout::tree(&artifact))];
         if blobs.len() <= FEW && noted.iter().all(|folder| entries.settled.contains_key(folder)) {
-            entries.known.insert(key, Entry { artifact, blobs, used: true });
+            entries.known.insert(key, Entry { artifact, blobs, used: AtomicBool::new(true) });
             entries.dirty = true;
         }
     }
@@ -150,7 +176,7 @@ impl Known {
         let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(entries) = entries.as_mut().filter(|entries| entries.dirty) else { return Ok(()) };
         if entries.known.len() > MANY {
-            entries.known.retain(|_, entry| entry.used);
+            entries.known.retain(|_, entry| entry.used.load(Ordering::Relaxed));
         }
         let mut text = format!("{HEADER}\n");
         let mut write = |line: std::fmt::Arguments<'_>| {
@@ -207,7 +233,10 @@ fn parse(text: &str, settled: &BTreeMap<String, (i64, i64)>) -> Option<BTreeMap<
             blobs.push((blob.parse().ok()?, fields.next()?.parse().ok()?));
         }
         if believed {
-            known.insert(first.parse().ok()?, Entry { artifact: artifact.parse().ok()?, blobs, used: false });
+            known.insert(
+                first.parse().ok()?,
+                Entry { artifact: artifact.parse().ok()?, blobs, used: AtomicBool::new(false) },
+            );
         }
     }
     Some(known)
@@ -294,7 +323,9 @@ mod tests {
         fs_err::write(&file, &text).unwrap();
         assert!(remembered(&open(), &key));
         let folder = open().store().file(&layout::record(&key)).unwrap();
-        std::fs::File::open(folder.parent().unwrap()).unwrap().set_modified(SystemTime::now()).unwrap();
+        // As young as can be: its clock is ahead of this one.
+        let ahead = SystemTime::now() + Duration::from_hours(1);
+        std::fs::File::open(folder.parent().unwrap()).unwrap().set_modified(ahead).unwrap();
         assert!(open().hit_artifact(&key).await.unwrap().is_some());
         assert!(!remembered(&open(), &key));
     }

@@ -181,6 +181,17 @@ impl Cache {
         Ok(complete.then_some(record.artifact))
     }
 
+    /// Whether [`Cache::hit_artifact`] gives each of these keys its artifact: of thousands at once.
+    pub async fn are_hits(&self, wanted: &[(StageKey, ArtifactDigest)]) -> Result<bool> {
+        let known = self.known().hits(self.store(), wanted);
+        for (key, artifact) in wanted.iter().zip(known).filter(|(_, known)| !known).map(|(wanted, _)| wanted) {
+            if self.hit_artifact(key).await? != Some(*artifact) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     /// The records of these keys, of those that have one.
     pub async fn records_of(&self, keys: impl IntoIterator<Item = &StageKey>) -> Result<Vec<Record>> {
         let mut records = Vec::new();

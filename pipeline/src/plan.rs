@@ -202,13 +202,10 @@ pub async fn plan(prepared: Prepared, numerics: Numerics, probe: &dyn Probe, rec
                 }
             }
             (Ok(_), None) => {
-                let mut waits: Vec<StageId> = Vec::new();
-                for input in &stage.inputs {
-                    let id = &prepared.stages[input.stage].id;
-                    if artifacts[input.stage].is_none() && !waits.contains(id) {
-                        waits.push(id.clone());
-                    }
-                }
+                let mut seen = BTreeSet::new();
+                let waits = stage.inputs.iter().map(|input| input.stage);
+                let waits = waits.filter(|&input| artifacts[input].is_none() && seen.insert(input));
+                let waits = waits.map(|input| prepared.stages[input].id.clone()).collect();
                 Verdict::Run { key: None, reason: Reason::Upstream { stages: waits }, artifact: None }
             }
         };

@@ -8,7 +8,7 @@ use insta::assert_snapshot;
 use super::environment::TestEnvironment;
 
 /// All sorts of stages, to which one more is added.
-const BASE: &str = r#"flow: 1
+const BASE: &str = r"flow: 1
 name: certain
 stages:
   c: { kind: curate, with: { domain: a, data: text } }
@@ -20,7 +20,7 @@ stages:
   e: { kind: train-expert, inputs: { anchor: p, tokens: k, embedding: m, public_embedding: m }, with: { name: sea, tokens: 2K, batch: { sequences: 2, length: 64 }, schedule: { warmup_steps: 2 } } }
   f: { kind: merge, inputs: { public: p, public_embedding: m, experts: [e] } }
   b: { kind: ensemble, inputs: { public: p, experts: [e] } }
-"#;
+";
 
 /// A snapshot without the cases' text in its head: they stand in it.
 macro_rules! shown {

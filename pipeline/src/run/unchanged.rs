@@ -132,12 +132,8 @@ impl Unchanged {
 
     /// Whether every artifact is still the one of its key, with all its bytes.
     pub async fn is_all_there(&self, cache: &Cache) -> Result<bool> {
-        for (key, artifact, _) in &self.stages {
-            if cache.hit_artifact(key).await? != Some(*artifact) {
-                return Ok(false);
-            }
-        }
-        Ok(true)
+        let wanted: Vec<_> = self.stages.iter().map(|(key, artifact, _)| (*key, *artifact)).collect();
+        Ok(cache.are_hits(&wanted).await?)
     }
 
     /// The run that has nothing to do, with all that such a run leaves behind; nothing if the one of then was removed.
