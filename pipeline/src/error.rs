@@ -41,7 +41,7 @@ pub enum Error {
         source: std::io::Error,
     },
     /// A file that flow wrote does not read back.
-    #[error("read {}: not a {what} that this version of flow wrote", path.display())]
+    #[error("read {}: it is no {what} that this version of flow wrote", path.display())]
     Format {
         /// What the file should have been.
         what: &'static str,
@@ -80,8 +80,8 @@ pub enum Error {
         /// The most similar run.
         nearest: Option<String>,
     },
-    /// A run of which this flow cannot read what another wrote.
-    #[error("run {run} was made by another version of flow: {why}")]
+    /// A run of which this flow cannot read what was written.
+    #[error("run {run} is damaged, or was made by another version of flow: {why}")]
     OtherFlow {
         /// The run's id.
         run: String,

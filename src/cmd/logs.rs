@@ -37,8 +37,10 @@ pub fn logs(args: &LogsArgs, json: bool) -> Ended {
         stage = follow(&folder, &id)?;
         // What was found in the cache printed nothing here, but did when it was made.
         if stage.phase != Phase::Cached {
-            view::terminal::remark(&format!("{id}: {}", phase(&stage)));
-            return Ok(if stage.phase == Phase::Failed { ExitCode::FAILURE } else { ExitCode::SUCCESS });
+            let cut_off = folder.standing(&folder.state()?) == Standing::CutOff;
+            let word = if cut_off { "cut off".to_owned() } else { phase(&stage) };
+            view::terminal::remark(&format!("{id}: {word}"));
+            return Ok(if cut_off || stage.phase == Phase::Failed { ExitCode::FAILURE } else { ExitCode::SUCCESS });
         }
     }
     let (text, run) = match history::read_log(&folder.log(&id))? {

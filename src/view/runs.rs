@@ -15,7 +15,7 @@ pub fn word(standing: Standing) -> &'static str {
         Standing::Failed => "failed",
         Standing::Interrupted => "interrupted",
         Standing::CutOff => "cut off",
-        Standing::Unreadable => "of another flow",
+        Standing::Unreadable => "unreadable",
     }
 }
 

@@ -125,10 +125,10 @@ pub fn counts<'a>(state: &'a RunState, words: &'a [(Phase, &str)]) -> impl Itera
     counted.map(|(count, word)| format!("{count} {word}"))
 }
 
-/// Whatever ran when its run was cut off runs no more.
+/// What ran when its run was cut off was not stopped by anybody.
 fn word(phase: Phase, standing: Standing) -> (&'static str, Style) {
     match phase {
-        Phase::Running if standing == Standing::CutOff => ("cut off", Style::new().yellow()),
+        Phase::Stopped if standing == Standing::CutOff => ("cut off", Style::new().yellow()),
         Phase::Pending => ("pending", Style::new().dim()),
         Phase::Waiting => ("waiting", Style::new().yellow()),
         Phase::Running => ("running", Style::new().cyan()),

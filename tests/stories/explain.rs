@@ -344,7 +344,7 @@ fn a_run_of_another_flow_is_named_where_it_is_needed() {
     let complains = |command: &[&str], why: &str| {
         let ended = environment.flow(command).with_code(2);
         let errors = environment.flow(&[command, &["--json"]].concat()).json()["errors"].clone();
-        let message = format!("run {older} was made by another version of flow: {why}");
+        let message = format!("run {older} is damaged, or was made by another version of flow: {why}");
         let said = errors[0]["message"].as_str().unwrap();
         assert!(said.starts_with(&message) && errors.as_array().unwrap().len() == 1, "{message}: {errors:#}");
         assert!(errors[0]["help"].as_str().unwrap().contains("`flow run RECIPE`"), "{errors:#}");
@@ -379,7 +379,7 @@ fn a_run_of_another_flow_is_named_where_it_is_needed() {
     fs::remove_file(file("recipe.json")).unwrap();
     complains(&["diff", older, newer], "it has no recipe.json");
 
-    // Events that it does not read: the run is listed all the same, and nothing that it may need is freed.
+    // Events that it does not read: the run is listed all the same, and what the rest of it names is kept.
     let events = environment.read(&format!(".flow/runs/{older}/events.jsonl"));
     fs::write(file("events.jsonl"), events.replace("stage-cached", "stage-found").replace("stage-started", "begun"))
         .unwrap();
@@ -388,7 +388,16 @@ fn a_run_of_another_flow_is_named_where_it_is_needed() {
     }
     let listed = environment.flow(&["runs", "--json"]).succeeded().json();
     assert_eq!((&listed[0]["outcome"], &listed[1]["outcome"]), (&"done".into(), &"unreadable".into()));
-    line(&environment.flow(&["runs"]).succeeded().stdout, &format!("{older} of another flow"));
+    line(&environment.flow(&["runs"]).succeeded().stdout, &format!("{older} unreadable"));
+    let freed = environment.flow(&["cache", "gc", "--grace", "0s", "--yes"]).succeeded();
+    assert!(freed.stderr.contains(older) && freed.stderr.contains("kept is what the rest of it names"), "{freed:#?}");
+    assert!(environment.runs_again().is_empty());
+
+    // Nothing of it can be read: nothing that it may need is freed.
+    fs::write(file("events.jsonl"), [&b"\xff\n"[..], events.replace("\"event\"", "\"what\"").as_bytes()].concat())
+        .unwrap();
+    fs::write(file("plan.json"), "{}").unwrap();
+    line(&environment.flow(&["runs"]).succeeded().stdout, &format!("{older} unreadable"));
     let refused = environment.flow(&["cache", "gc", "--grace", "0s", "--yes"]).with_code(2);
     assert!(refused.stderr.contains("what it needs cannot be told: delete"), "{refused:#?}");
     let _ = environment.flow(&["cache", "gc", "--keep-runs", "1"]).succeeded();

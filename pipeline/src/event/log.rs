@@ -73,20 +73,39 @@ impl EventLog {
 
 /// Reads a log from its start. A last line without its end, as a killed run leaves it, is passed over.
 pub fn read(path: &Path) -> Result<Vec<Stamped>> {
-    let mut reader = BufReader::new(fs::File::open(path).map_err(Error::io("open a run's event log"))?);
     let mut events = Vec::new();
-    let mut line = String::new();
-    loop {
-        line.clear();
-        let read = reader.read_line(&mut line).map_err(Error::io("read a run's event log"))?;
-        if read == 0 || !line.ends_with('\n') {
-            return Ok(events);
-        }
-        events.push(serde_json::from_str(&line).map_err(|source| Error::Format {
+    each_line(path, |event| {
+        events.push(event.map_err(|source| Error::Format {
             what: "log of events",
             path: PathBuf::from(path),
             source,
         })?);
+        Ok(())
+    })?;
+    Ok(events)
+}
+
+/// What can be read of a log that may be damaged: every line that is an event.
+pub fn salvage(path: &Path) -> Result<Vec<Stamped>> {
+    let mut events = Vec::new();
+    each_line(path, |event| {
+        events.extend(event);
+        Ok(())
+    })?;
+    Ok(events)
+}
+
+/// Gives `each` every line that has its end. A damaged byte may be no UTF-8 either, which is the parser's to say.
+fn each_line(path: &Path, mut each: impl FnMut(Result<Stamped, serde_json::Error>) -> Result<()>) -> Result<()> {
+    let mut reader = BufReader::new(fs::File::open(path).map_err(Error::io("open a run's event log"))?);
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        let read = reader.read_until(b'\n', &mut line).map_err(Error::io("read a run's event log"))?;
+        if read == 0 || !line.ends_with(b"\n") {
+            return Ok(());
+        }
+        each(serde_json::from_slice(&line))?;
     }
 }
 
@@ -107,6 +126,29 @@ mod tests {
         log.write(&event).unwrap();
         fs::OpenOptions::new().append(true).open(&path).unwrap().write_all(br#"{"time":"20"#).unwrap();
         assert_eq!(read(&path).unwrap(), [event]);
+    }
+
+    #[test]
+    fn a_damaged_line_is_told_and_hides_no_other_from_who_salvages() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("events.jsonl");
+        let event = |seconds| Stamped {
+            time: "2026-01-01T00:00:00Z".into(),
+            what: Event::RunFinished { outcome: Outcome::Done, seconds },
+        };
+        let mut log = EventLog::append_to(&path).unwrap();
+        for seconds in [1.0, 2.0, 3.0] {
+            log.write(&event(seconds)).unwrap();
+        }
+        let whole = std::fs::read(&path).unwrap();
+        for damage in [0xff, b'x'] {
+            let mut bytes = whole.clone();
+            bytes[whole.len() / 2] = damage;
+            std::fs::write(&path, bytes).unwrap();
+            let error = read(&path).unwrap_err();
+            assert!(matches!(error, Error::Format { .. }) && error.to_string().contains("events.jsonl"), "{error}");
+            assert_eq!(salvage(&path).unwrap(), [event(1.0), event(3.0)]);
+        }
     }
 
     #[test]

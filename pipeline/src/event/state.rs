@@ -122,6 +122,20 @@ impl RunState {
         state
     }
 
+    /// The process is gone: unless it said how the run ended, what ran has stopped, and nothing is waited for.
+    pub fn cut_off(&mut self) {
+        if self.outcome.is_some() {
+            return;
+        }
+        for stage in self.stages.values_mut() {
+            match stage.phase {
+                Phase::Running => stage.phase = Phase::Stopped,
+                Phase::Waiting => stage.phase = Phase::Pending,
+                _ => {}
+            }
+        }
+    }
+
     /// Stages in this phase.
     pub fn count(&self, phase: Phase) -> usize {
         self.stages.values().filter(|stage| stage.phase == phase).count()

@@ -111,6 +111,35 @@ pub fn list(runs: &Path) -> Result<Vec<String>> {
             ids.push(entry.file_name().to_string_lossy().into_owned());
         }
     }
-    ids.sort();
+    ids.sort_by(|a, b| age(a).cmp(&age(b)));
     Ok(ids)
+}
+
+/// What orders ids: the second in which a run began, and which one of that second it is, as a number.
+fn age(id: &str) -> (&str, u32, &str) {
+    let nth = id.rsplit_once('-').filter(|(stamp, _)| stamp.len() == STAMP);
+    match nth.and_then(|(stamp, nth)| Some((stamp, nth.parse().ok()?))) {
+        Some((stamp, nth)) => (stamp, nth, id),
+        None => (id, 0, id),
+    }
+}
+
+/// Characters of the time in an id.
+const STAMP: usize = "20261124-083422".len();
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_of_many_runs_of_one_second_is_the_last() {
+        let folder = tempfile::tempdir().unwrap();
+        let began =
+            ["20261124-083422", "20261124-083422-1", "20261124-083422-9", "20261124-083422-15", "20261124-083423"];
+        for id in began.iter().rev() {
+            fs::create_dir(folder.path().join(id)).unwrap();
+            fs::write(folder.path().join(id).join("events.jsonl"), "").unwrap();
+        }
+        assert_eq!(list(folder.path()).unwrap(), began);
+    }
 }

@@ -31,7 +31,7 @@ pub enum Standing {
     Interrupted,
     /// Its process is gone and never said how it ended.
     CutOff,
-    /// Another version of flow made it, whose events this one does not read.
+    /// Its events cannot be read: they are damaged, or another version of flow wrote them.
     Unreadable,
 }
 
@@ -61,11 +61,22 @@ pub struct RunSummary {
 impl RunFolder {
     /// What happened so far.
     pub fn state(&self) -> Result<RunState> {
+        // Asked first: what a run that ends meanwhile had to say is in the events.
+        let alive = self.is_alive();
         let events = log::read(&self.events()).map_err(|error| match error {
             Error::Format { source, .. } => self.of_another(format!("its events.jsonl cannot be read ({source})")),
             other => other,
         });
-        Ok(RunState::replay(&events?))
+        let mut state = RunState::replay(&events?);
+        if !alive {
+            state.cut_off();
+        }
+        Ok(state)
+    }
+
+    /// What can be told of a run whose events cannot all be read.
+    pub fn salvaged(&self) -> Result<RunState> {
+        Ok(RunState::replay(&log::salvage(&self.events())?))
     }
 
     fn of_another(&self, why: String) -> Error {
@@ -145,8 +156,8 @@ pub fn summaries(runs: &Path) -> Result<Vec<RunSummary>> {
         let folder = RunFolder::open(runs, Some(id))?;
         // One run that cannot be read hides none of the others.
         let (state, readable) = match folder.state() {
-            Err(Error::OtherFlow { .. }) => (RunState::default(), false),
-            state => (state?, true),
+            Ok(state) => (state, true),
+            Err(_) => (folder.salvaged().unwrap_or_default(), false),
         };
         Ok(RunSummary {
             run: id.clone(),

@@ -61,10 +61,10 @@ fn what_is_no_such_file_is_an_error_with_its_name() {
     for text in ["", "{", "[]", r#"{"format":1}"#, "\u{0}"] {
         fs_err::write(&path, text).unwrap();
         let error = read_json::<Job>(&path, "job").unwrap_err().to_string();
-        assert!(error.contains("job.json: not a job that this version of flow wrote"), "{error}");
+        assert!(error.contains("job.json: it is no job that this version of flow wrote"), "{error}");
     }
     fs_err::write(&path, "{}\n").unwrap();
-    assert!(log::read(&path).unwrap_err().to_string().contains("not a log of events"));
+    assert!(log::read(&path).unwrap_err().to_string().contains("it is no log of events"));
 }
 
 /// What serde says when it meets a name that it does not know lists those that it does: `expected one of …`.

@@ -5,6 +5,7 @@ use std::{collections::BTreeSet, process::ExitCode, time::SystemTime};
 use flow_cache::{Cache, Keep, StageKey};
 use flow_pipeline::{
     Error, chain,
+    event::state::RunState,
     plan::{Artifacts, WrittenPlan, WrittenStage},
     run::{RunFolder, Standing, folder},
 };
@@ -69,6 +70,21 @@ async fn reached(plan: &WrittenPlan, cache: &Cache) -> Result<BTreeSet<StageKey>
     Ok(keys)
 }
 
+/// What is left of a run that cannot be read: its other lines and its plan still say what it needs. Where nothing is left, it
+/// may need anything, and nothing is freed behind its back.
+fn salvaged(folder: &RunFolder, error: &Error) -> Result<RunState, Failure> {
+    let state = folder.salvaged().unwrap_or_default();
+    let delete = format!("delete {} if you no longer want it", folder.path().display());
+    if state.stages.is_empty() && folder.plan().is_err() {
+        return Err(Failure::usage(
+            chain(error),
+            format!("what it needs cannot be told: {delete}, or lower `--keep-runs`"),
+        ));
+    }
+    view::terminal::warning(&format!("{}; kept is what the rest of it names: {delete}", chain(error)));
+    Ok(state)
+}
+
 /// The keys that the last runs reach, and all runs that go on, and how many runs these are.
 fn of_runs(args: &GcArgs) -> Result<(BTreeSet<StageKey>, usize), Failure> {
     let runs = planning::runs(&args.folder.store);
@@ -78,17 +94,10 @@ fn of_runs(args: &GcArgs) -> Result<(BTreeSet<StageKey>, usize), Failure> {
         if nth >= args.keep_runs && !folder.is_alive() {
             continue;
         }
-        // What cannot be read may need anything: nothing is freed behind its back.
-        let state = folder.state().map_err(|error| match error {
-            Error::OtherFlow { .. } => {
-                let help = format!(
-                    "what it needs cannot be told: delete {} if you no longer want it, or lower `--keep-runs`",
-                    folder.path().display()
-                );
-                Failure::usage(chain(&error), help)
-            }
-            other => other.into(),
-        })?;
+        let state = match folder.state() {
+            Ok(state) => state,
+            Err(error) => salvaged(&folder, &error)?,
+        };
         if nth >= args.keep_runs && folder.standing(&state) != Standing::Running {
             continue;
         }
