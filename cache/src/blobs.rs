@@ -74,9 +74,13 @@ impl Store {
             },
         };
         let found = absent(found.map_err(io::Error::from)).map_err(look)?;
-        Ok(found.is_some_and(|found| {
-            rustix::fs::FileType::from_raw_mode(found.st_mode).is_file() && u64::try_from(found.st_size) == Ok(size)
-        }))
+        let Some(found) = found else { return Ok(false) };
+        if !rustix::fs::FileType::from_raw_mode(found.st_mode).is_file() {
+            // A blob that is to come here could not replace it.
+            self.make_way(&layout::blob(digest))?;
+            return Ok(false);
+        }
+        Ok(u64::try_from(found.st_size) == Ok(size))
     }
 
     fn blob_file(&self, digest: &BlobDigest) -> Result<PathBuf> {

@@ -154,6 +154,9 @@ impl Store {
     /// All of an object, if it is there.
     pub(crate) async fn read(&self, path: &ObjectPath) -> Result<Option<Bytes>> {
         if let Some(file) = self.file(path) {
+            if self.make_way(path)? {
+                return Ok(None);
+            }
             return Ok(self.plainly("read", path, || absent(fs_err::read(file))).await?.map(Bytes::from));
         }
         match self.objects.get(path).await {
@@ -275,6 +278,25 @@ impl Store {
             Ok(()) | Err(ObjectError::NotFound { .. }) => Ok(was_there),
             Err(e) => Err(self.explain("remove", path)(e)),
         }
+    }
+
+    /// Sets aside what stands where a file belongs and is none: a folder, a pipe, a link to nothing. Whether there was such a
+    /// thing; then nothing is there any more.
+    pub(crate) fn make_way(&self, path: &ObjectPath) -> Result<bool> {
+        let Some((folder, file)) = self.folder.as_ref().zip(self.file(path)) else { return Ok(false) };
+        let what = || format!("set aside {}, which is no file", file.display());
+        let Some(found) = absent(fs_err::symlink_metadata(&file)).map_err(during(what))? else { return Ok(false) };
+        if found.is_file() || (found.is_symlink() && std::fs::metadata(&file).is_ok_and(|meta| meta.is_file())) {
+            return Ok(false);
+        }
+        let aside = folder.root.join(layout::quarantine(path, nonce()).as_ref());
+        tracing::warn!(store = %self.name, %path, aside = %aside.display(), "no file, set aside");
+        let moved = || {
+            fs_err::create_dir_all(aside.parent().unwrap_or(&folder.root))?;
+            absent(fs_err::rename(&file, &aside))
+        };
+        moved().map_err(during(what))?;
+        Ok(true)
     }
 
     /// Moves a damaged object out of the way, so that it counts as absent and a person can still look at it.

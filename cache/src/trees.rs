@@ -126,6 +126,7 @@ impl Cache {
         // Written even where it is there: a fresh time tells gc that somebody is about to record it.
         let tree = layout::tree(&digest);
         self.tiers().batch.begin().map_err(during(|| "mark what is being published"))?;
+        self.store().make_way(&tree)?;
         self.store().replace(&tree, bytes.into()).await?;
         self.tiers().batch.add(self.store().file(&tree));
         Ok(Published { digest, manifest })

@@ -72,11 +72,19 @@ pub fn verified(report: &VerifyReport, damaged: &BTreeMap<StageKey, String>, qua
     let parts: Vec<String> =
         damages.iter().filter(|(count, _)| *count > 0).map(|(count, what)| counted(*count, what)).collect();
     // Writing to a String cannot fail.
-    let _ = if parts.is_empty() {
+    let _ = if report.is_sound() {
         writeln!(out, "sound: nothing is damaged")
+    } else if parts.is_empty() {
+        Ok(())
     } else {
         writeln!(out, "damaged, and set aside in {}: {}", quarantine.display(), parts.join(", "))
     };
+    for (path, why) in &report.unreadable {
+        let _ = writeln!(out, "cannot be read, and was left there: {} ({why})", path.display());
+    }
+    if !report.unreadable.is_empty() {
+        let _ = writeln!(out, "make readable what these are, or remove them: `flow run RECIPE` makes them again");
+    }
     for (key, stage) in damaged {
         let _ = writeln!(out, "  {stage} (key {}) is not complete any more", key.short());
     }

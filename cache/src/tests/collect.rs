@@ -202,6 +202,79 @@ async fn verify_finds_what_was_damaged() {
     assert!(cache.hit(&bad).await.unwrap().is_some());
 }
 
+/// Folders, pipes and links to nothing where files belong, files that nobody may read, manifests that lead out of an artifact:
+/// each is found in one go, what can be set aside is, and the same stages are made again.
+#[tokio::test]
+async fn verify_passes_over_nothing_and_stops_at_nothing() {
+    let store = Store::new();
+    let cache = &store.cache;
+    let file = |path: &object_store::path::Path| cache.store().file(path).unwrap();
+    let (no_blob, artifact) = store.stage("no blob", &[("a", b"1")]).await;
+    let (no_tree, other) = store.stage("no tree", &[("a", b"2")]).await;
+    let (no_record, third) = store.stage("no record", &[("a", b"3")]).await;
+    let (link, _) = store.stage("link", &[("a", b"4")]).await;
+    let at = [layout::blob(&BlobDigest::of(b"1")), layout::tree(&other), layout::record(&no_record)];
+    for path in &at {
+        fs_err::remove_file(file(path)).unwrap();
+        fs_err::create_dir(file(path)).unwrap();
+        fs_err::write(file(path).join("inside"), "x").unwrap();
+    }
+    fs_err::remove_file(file(&layout::record(&link))).unwrap();
+    std::os::unix::fs::symlink("/nowhere", file(&layout::record(&link))).unwrap();
+    let out = format!("flow-manifest 1\n{} 1 ../../out\n", BlobDigest::of(b"4"));
+    let led_out = ArtifactDigest::of(out.as_bytes());
+    cache.store().replace(&layout::tree(&led_out), Bytes::from(out)).await.unwrap();
+    let (evil, key) = (record(StageKey::of(b"evil"), led_out), StageKey::of(b"evil"));
+    cache.put_record(&evil).await.unwrap();
+
+    let report = cache.verify().await.unwrap();
+    assert_eq!(report.corrupt, [BlobDigest::of(b"1")].into());
+    assert_eq!(report.corrupt_artifacts, [other, led_out].into());
+    assert_eq!(report.corrupt_records, [no_record, link].into());
+    assert_eq!(report.damaged, [no_blob, no_tree, key].into());
+    assert!(cache.verify().await.unwrap().is_sound(), "set aside once");
+    assert!(cache.quarantine().read_dir().unwrap().count() == 5);
+
+    // Nobody has verified, and the next run meets them.
+    for path in &at {
+        let _ = fs_err::remove_file(file(path));
+        fs_err::create_dir(file(path)).unwrap();
+    }
+    let _ = fs_err::remove_file(file(&layout::record(&link)));
+    std::os::unix::fs::symlink("/nowhere", file(&layout::record(&link))).unwrap();
+    assert_eq!(cache.hit(&no_blob).await.unwrap(), None);
+    assert_eq!(store.stage("no blob", &[("a", b"1")]).await.1, artifact);
+    assert_eq!(store.stage("no tree", &[("a", b"2")]).await.1, other);
+    assert_eq!(store.stage("no record", &[("a", b"3")]).await.1, third);
+    store.stage("link", &[("a", b"4")]).await;
+    for key in [no_blob, no_tree, no_record, link] {
+        assert!(cache.hit(&key).await.unwrap().is_some());
+    }
+}
+
+#[tokio::test]
+async fn what_cannot_be_read_is_named_and_stops_no_verification() {
+    use std::os::unix::fs::PermissionsExt;
+    let store = Store::new();
+    let cache = &store.cache;
+    let mut sealed = Vec::new();
+    for name in ["one", "two", "three"] {
+        let (key, artifact) = store.stage(name, &[("a", name.as_bytes())]).await;
+        sealed.push([layout::blob(&BlobDigest::of(name.as_bytes())), layout::tree(&artifact), layout::record(&key)]);
+    }
+    let sealed = [&sealed[0][0], &sealed[1][1], &sealed[2][2]].map(|path| cache.store().file(path).unwrap());
+    for path in &sealed {
+        fs_err::set_permissions(path, PermissionsExt::from_mode(0)).unwrap();
+    }
+    if fs_err::read(&sealed[0]).is_ok() {
+        // Who may read everything sees an error of the disk as one of a mode: none can be made here.
+        return;
+    }
+    let report = cache.verify().await.unwrap();
+    assert_eq!(report.unreadable.keys().cloned().collect::<std::collections::BTreeSet<_>>(), sealed.into());
+    assert!(!report.is_sound() && report.blobs == 2, "{report:?}");
+}
+
 #[tokio::test]
 async fn usage_counts() {
     let store = Store::new();

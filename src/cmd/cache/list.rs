@@ -104,7 +104,7 @@ pub async fn verify(store: &Path, json: bool) -> Ended {
         view::json::pretty(&json!({
             "sound": report.is_sound(), "blobs": report.blobs, "bytes": report.bytes,
             "corrupt_blobs": report.corrupt, "corrupt_artifacts": report.corrupt_artifacts,
-            "corrupt_records": report.corrupt_records, "newer_records": report.newer_records,
+            "corrupt_records": report.corrupt_records, "unreadable": report.unreadable, "newer_records": report.newer_records,
             "incomplete_records": report.incomplete, "temporaries": report.stray, "damaged_stages": damaged,
             "quarantine": cache.quarantine(),
         }));
