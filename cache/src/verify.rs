@@ -157,6 +157,10 @@ impl Cache {
                 read => read,
             };
             let Some(record) = self.noted(read, &meta, report) else { continue };
+            let manifest = store.file(&layout::tree(&record.artifact));
+            if manifest.is_some_and(|file| report.unreadable.contains_key(&file)) {
+                continue;
+            }
             let complete = self.is_complete(&record.artifact).await.map(Some);
             if self.noted(complete, &meta, report) != Some(false) {
                 continue;
