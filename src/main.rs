@@ -9,14 +9,17 @@ mod machine;
 mod render_error;
 mod view;
 
-use std::{io::Write, process::ExitCode};
+use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
 use cli::{Cli, Command};
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return render_error::usage(&error),
+    };
     // A stage's process writes to a log that is kept: what it says of its work belongs there.
     let usual = if matches!(cli.command, Command::Exec { .. }) { "error,flow_pipeline::context=info" } else { "error" };
     tracing_subscriber::fmt()
@@ -46,11 +49,10 @@ fn main() -> ExitCode {
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "flow", &mut script);
-            // A reader that went away wants no more.
-            let _ = std::io::stdout().write_all(&script);
+            view::write(&script);
             Ok(ExitCode::SUCCESS)
         }
         Command::Exec { job, watch_stdin } => cmd::exec::exec(&job, watch_stdin),
     };
-    ended.unwrap_or_else(|failure| render_error::print(&failure, json))
+    render_error::unless_refused(ended.unwrap_or_else(|failure| render_error::print(&failure, json)))
 }

@@ -50,7 +50,7 @@ pub fn print(failure: &Failure, json: bool) -> ExitCode {
 /// Prints complaints with an empty line between them. Whoever listened may be gone: the exit code still tells.
 fn show(complaints: impl Iterator<Item = String>) {
     let text = complaints.collect::<Vec<_>>().join("\n\n");
-    let _ = writeln!(std::io::stderr().lock(), "{text}");
+    let _ = writeln!(std::io::stderr().lock(), "{}", view::harmless(&text));
 }
 
 /// Without `..` anywhere: a new kind of error must be given a code here, or this does not compile.
@@ -76,7 +76,7 @@ fn code(error: &Error) -> u8 {
 }
 
 fn complaints(error: &Error) -> Vec<Complaint> {
-    let one = |help: Option<String>| vec![Complaint { message: chain(error), help }];
+    let one = |help: Option<String>| vec![Complaint { message: sentence(error), help }];
     match error {
         Error::Recipe(diagnostics) => diagnostics
             .iter()
@@ -146,6 +146,46 @@ fn lost_sources(sources: &[(StageId, StageError)]) -> Vec<Complaint> {
             Complaint { message: format!("{who} cannot run: failed to {message}"), help: help.clone() }
         };
     groups.into_iter().map(complaint).collect()
+}
+
+/// Turns success into a failure where standard output did not take what was written.
+pub fn unless_refused(ended: ExitCode) -> ExitCode {
+    let Some(error) = view::refused() else { return ended };
+    let complaint = Complaint { message: format!("could not write to standard output: {error}"), help: None };
+    show(std::iter::once(plain(complaint)));
+    if ended == ExitCode::SUCCESS { ExitCode::FAILURE } else { ended }
+}
+
+/// A command line that cannot be read, or a question for help, as clap puts it; with `--json` for programs too.
+pub fn usage(error: &clap::Error) -> ExitCode {
+    if error.use_stderr() && std::env::args_os().take_while(|word| word != "--").any(|word| word == "--json") {
+        let text = error.to_string();
+        let (message, help) = text.split_once("\n\n").unwrap_or((&text, ""));
+        let message = message.trim().trim_start_matches("error: ");
+        let help = Some(help.trim()).filter(|help| !help.is_empty());
+        view::json::line(&serde_json::json!({ "errors": [{ "message": message, "help": help }] }));
+    }
+    // Whoever listened may be gone: the exit code still tells.
+    let _ = error.print();
+    ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
+}
+
+/// The error as a sentence: some texts are fragments, of what was being done.
+fn sentence(error: &Error) -> String {
+    match error {
+        Error::Cache(source) => format!("failed to {}", chain(source)),
+        Error::Io { .. } | Error::Format { .. } | Error::Job { .. } | Error::InputLost { .. } | Error::Spawn { .. } => {
+            format!("failed to {}", chain(error))
+        }
+        Error::Recipe(_)
+        | Error::Capacity { .. }
+        | Error::Sources(_)
+        | Error::NoSuchStage { .. }
+        | Error::NoSuchRun { .. }
+        | Error::OtherFlow { .. }
+        | Error::NoRuns { .. }
+        | Error::NonDeterministic { .. } => chain(error),
+    }
 }
 
 /// What does not fit, instances of one stage on one line.

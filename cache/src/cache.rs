@@ -114,6 +114,12 @@ impl Cache {
         self.inner.local.root()
     }
 
+    /// A folder of this process on the store's own disk, where to lay out an artifact is to link it. It is a temporary: who makes
+    /// it removes it, and what a killed process leaves goes with a collection.
+    pub fn room_to_lay_out(&self) -> std::path::PathBuf {
+        self.inner.local.laid_out()
+    }
+
     /// Where damaged things are set aside, for a person to look at.
     pub fn quarantine(&self) -> std::path::PathBuf {
         self.inner.local.root().join(layout::quarantine_all().as_ref())

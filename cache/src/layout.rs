@@ -145,6 +145,11 @@ impl Local {
         self.versioned("tmp")
     }
 
+    /// Where a process lays out artifacts for a while, among the temporaries.
+    pub(crate) fn laid_out(&self) -> PathBuf {
+        self.tmp().join(format!("laid-out-{}", std::process::id()))
+    }
+
     pub(crate) fn memo(&self) -> PathBuf {
         self.versioned("memo")
     }

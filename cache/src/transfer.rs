@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 
+use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 
 use crate::{
@@ -33,6 +34,21 @@ impl Cache {
         let Some(remote) = &self.tiers().remote else { return Ok(BTreeSet::new()) };
         let listed = remote.list(&layout::records()).await?;
         Ok(listed.iter().filter_map(|meta| layout::id(&meta.location)).collect())
+    }
+
+    /// Begins to upload those of these records that are here in full and that the remote store lacks: what was found here was
+    /// maybe made before there was a store behind. [`Cache::flush`] waits for them.
+    pub async fn share(&self, keys: impl IntoIterator<Item = StageKey>) -> Result<()> {
+        let Some(uploads) = self.uploads() else { return Ok(()) };
+        let there = self.remote_keys().await?;
+        for key in keys.into_iter().filter(|key| !there.contains(key)) {
+            let Some(record) = self.store().record(&key).await? else { continue };
+            if self.is_local(&record.artifact).await? {
+                self.store().replace(&layout::pending(&key), Bytes::new()).await?;
+                uploads.push(key);
+            }
+        }
+        Ok(())
     }
 
     /// Uploads the artifact of a local record, then its log, then the record.

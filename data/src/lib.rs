@@ -24,6 +24,7 @@ pub mod random;
 pub mod shard;
 pub mod tokenize;
 pub mod tokenizer;
+pub mod whole;
 // end of tokens
 
 pub use error::{Error, Result};

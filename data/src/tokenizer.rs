@@ -3,7 +3,7 @@
 //! A text that happens to contain `<|endoftext|>` is encoded as these letters, never as the special token: what a
 //! document says cannot end it. Encoding adds nothing in front or behind.
 
-use crate::{Error, Result};
+use crate::{Error, Result, whole};
 use rayon::prelude::*;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -40,6 +40,9 @@ impl Default for TokenizerParams {
         }
     }
 }
+
+/// Bytes of a `tokenizer.json` that is read. Those of 250,000 tokens have some 30 MB.
+const MOST: u64 = 1 << 30;
 
 /// Texts of the special tokens, as `OLMo`'s tokenizers name them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -94,7 +97,7 @@ impl Tokenizer {
     /// [`Error::Io`], [`Error::Tokenizer`] for a file that is no tokenizer, [`Error::TokenMissing`] without an eos.
     pub fn from_file_with(path: &Path, special: &SpecialTokens) -> Result<Self> {
         let file = if path.is_dir() { path.join("tokenizer.json") } else { path.to_path_buf() };
-        Self::from_bytes(&fs_err::read(&file)?, &file.display().to_string(), special)
+        Self::from_bytes(&whole::read(&file, MOST)?, &file.display().to_string(), special)
     }
 
     /// The content of a `tokenizer.json`; `name` is for messages.

@@ -259,7 +259,7 @@ impl Bundle {
     /// [`Error::Format`], [`Error::Json`], [`Error::Config`], and what can be wrong with the tensors' names, shapes and types.
     pub fn open(path: &Path) -> Result<Self> {
         let info_path = path.join("bundle.json");
-        let bytes = fs_err::read(&info_path)?;
+        let bytes = flow_data::whole::read(&info_path, json::MOST)?;
         let broken = |source| Error::Json { path: info_path.clone(), source };
         let value: Value = serde_json::from_slice(&bytes).map_err(broken)?;
         // Before the fields: a newer format may have others.

@@ -14,6 +14,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
+use flow_data::whole;
 use rayon::prelude::*;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -146,6 +147,20 @@ impl ModelFolder {
         self.tensors().map(|view| (view.name().to_owned(), view.weight())).collect()
     }
 
+    /// [`ModelFolder::weights`], each number of which is one.
+    ///
+    /// # Errors
+    /// [`Error::NotFinite`].
+    pub fn finite_weights(&self) -> Result<Weights> {
+        let weights = self.weights();
+        for (name, weight) in &weights {
+            if let Some(index) = weight.data.par_iter().position_first(|x| !x.is_finite()) {
+                return Err(Error::NotFinite { name: name.clone(), place: self.path.display().to_string(), index });
+            }
+        }
+        Ok(weights)
+    }
+
     /// The type of all tensors but the router's bias, which is f32 beside any other.
     ///
     /// # Errors
@@ -248,11 +263,11 @@ pub fn write_settings(folder: &Path, config: &ModelConfig, dtype: Dtype, tokeniz
     }
     json::write(&folder.join("generation_config.json"), &Value::Object(generation))?;
     if let Some(tokenizer) = tokenizer {
-        json::write_bytes(&folder.join("tokenizer.json"), &fs_err::read(tokenizer)?)?;
+        json::write_bytes(&folder.join("tokenizer.json"), &whole::read(tokenizer, json::MOST)?)?;
         for beside in BESIDE_TOKENIZER {
             let from = tokenizer.with_file_name(beside);
             if from.is_file() {
-                json::write_bytes(&folder.join(beside), &fs_err::read(from)?)?;
+                json::write_bytes(&folder.join(beside), &whole::read(&from, json::MOST)?)?;
             }
         }
     }

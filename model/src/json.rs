@@ -8,7 +8,12 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use flow_data::whole;
+
 use crate::error::{Error, Result};
+
+/// Bytes of a JSON file. The index of a model of a million tensors has a tenth.
+pub(crate) const MOST: u64 = 1 << 30;
 
 /// The text of `value`: the same bytes for equal values.
 ///
@@ -63,7 +68,7 @@ pub(crate) fn temporary_name(path: &Path) -> std::path::PathBuf {
 /// # Errors
 /// [`Error::Io`] and [`Error::Json`].
 pub fn read<T: DeserializeOwned>(path: &Path) -> Result<T> {
-    let text = fs_err::read(path)?;
+    let text = whole::read(path, MOST)?;
     serde_json::from_slice(&text).map_err(|source| Error::Json { path: path.to_owned(), source })
 }
 

@@ -154,6 +154,7 @@ impl SafeTensors {
     /// # Errors
     /// [`Error::Io`], and [`Error::SafeTensors`] with what is wrong.
     pub fn open(path: &Path) -> Result<Self> {
+        flow_data::whole::size_of_file(path)?;
         let file = fs_err::File::open(path)?;
         // SAFETY: the map is read-only. Were another process to change the file meanwhile, bytes could change under a slice, or the
         // process be stopped by a signal where the file is cut; artifacts are immutable once made, and are replaced by renaming.

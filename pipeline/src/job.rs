@@ -90,7 +90,7 @@ pub fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<()> {
 
 /// Reads what [`write_json`] wrote.
 pub fn read_json<T: DeserializeOwned>(path: &Path, what: &'static str) -> Result<T> {
-    let text = fs::read(path).map_err(Error::io("read a file of the run"))?;
+    let text = read_file(path).map_err(Error::io("read a file of the run"))?;
     let read = serde_json::from_slice(&text);
     read.map_err(|source| {
         // serde's own words for a list would count the fields of a type.
@@ -98,4 +98,29 @@ pub fn read_json<T: DeserializeOwned>(path: &Path, what: &'static str) -> Result
         let source = if is_object { source } else { serde::de::Error::custom("it is no JSON object") };
         Error::Format { what, path: path.to_path_buf(), source }
     })
+}
+
+/// Reads a whole file, if it is one: a pipe would keep who reads it waiting, and a device has no end.
+fn read_file(path: &Path) -> std::io::Result<Vec<u8>> {
+    if !fs::metadata(path)?.is_file() {
+        let why = format!("{}: it is no file", path.display());
+        return Err(std::io::Error::new(std::io::ErrorKind::InvalidInput, why));
+    }
+    fs::read(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_has_no_end_is_not_begun() {
+        let folder = tempfile::tempdir().unwrap();
+        let pipe = folder.path().join("job.json");
+        assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        for path in [pipe.as_path(), Path::new("/dev/zero"), folder.path()] {
+            let error = crate::error::chain(&read_json::<Job>(path, "job").unwrap_err());
+            assert!(error.contains("it is no file"), "{error}");
+        }
+    }
 }

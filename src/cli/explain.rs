@@ -179,6 +179,16 @@ pub enum CacheCommand {
         #[command(flatten)]
         folder: FolderArgs,
     },
+    /// Take a record away, so that its stage is done again: for one whose artifact is damaged or was never right.
+    Forget {
+        /// A stage of the last run, or the first digits of a key or of an artifact.
+        target: String,
+        /// The run in which TARGET is a stage [default: the last one].
+        #[arg(long, value_name = "RUN")]
+        run: Option<String>,
+        #[command(flatten)]
+        store: StoreArgs,
+    },
     /// Upload what is on record here to the store behind this one.
     Push(TransferArgs),
     /// Fetch what is on record in the store behind this one.

@@ -21,6 +21,7 @@ pub fn cache(command: &CacheCommand, json: bool) -> Ended {
                 pins::pin(&folder.store, target, name.as_deref(), run.as_deref(), json).await
             }
             CacheCommand::Unpin { name, folder } => pins::unpin(&folder.store, name, json).await,
+            CacheCommand::Forget { target, run, store } => pins::forget(store, target, run.as_deref(), json).await,
             CacheCommand::Push(args) => transfer::push(args, json).await,
             CacheCommand::Pull(args) => transfer::pull(args, json).await,
         }

@@ -5,7 +5,7 @@ use std::{
     process::ExitCode,
 };
 
-use flow_cache::{ArtifactDigest, Cache};
+use flow_cache::{ArtifactDigest, Cache, Holder};
 use flow_pipeline::{
     Error,
     plan::{Plan, PreparedStage},
@@ -70,9 +70,10 @@ async fn write(plan: &Plan, at: usize, cache: &Cache, args: &ExportArgs) -> Resu
     };
     let artifact = cached(plan, at, args)?;
     let aside = Aside::beside(&args.out)?;
-    // On the store's own disk, where to lay out an artifact is to link it: it may be as large as what is written.
-    let laid_out = Aside::make(cache.root().join("exports").join(std::process::id().to_string()))?;
-    let (model, public) = (laid_out.path("artifact"), laid_out.path("public"));
+    // An artifact may be as large as what is written, and linked it takes no room. A store that only can be read has no such place.
+    let laid_out = Aside::make(cache.room_to_lay_out()).ok();
+    let room = |name: &str| laid_out.as_ref().unwrap_or(&aside).path(name);
+    let (model, public) = (room("artifact"), room("public"));
     cache.materialize(&artifact, &model).await?;
     let scratch = aside.path("dense");
     let source = match holds {
@@ -175,11 +176,37 @@ impl Aside {
             let message = format!("{} is no name of a folder", out.display());
             return Err(Failure::usage(message, "name the folder that is to be made".to_owned()));
         };
-        Self::make(out.with_file_name(format!(".{}.{}.partial", name.to_string_lossy(), std::process::id())))
+        let begin = format!(".{}.", name.to_string_lossy());
+        sweep(out.parent().unwrap_or(&out), &begin);
+        let aside = Self::make(out.with_file_name(format!("{begin}{}.partial", std::process::id())))?;
+        let holder = serde_json::to_vec(&Holder::this_process("export")).unwrap_or_default();
+        fs::write(aside.path(HOLDER), holder).map_err(Error::io("make room for the model"))?;
+        Ok(aside)
     }
 
     fn path(&self, name: &str) -> PathBuf {
         self.0.join(name)
+    }
+}
+
+/// Names the process that writes a folder aside.
+const HOLDER: &str = "process.json";
+
+/// Removes what exports to the same place left that were killed. One of which that is not known for sure is left alone.
+fn sweep(folder: &Path, begin: &str) {
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        let pid = name.strip_prefix(begin).and_then(|rest| rest.strip_suffix(".partial"));
+        if pid.is_none_or(|pid| pid.parse::<u32>().is_err()) {
+            continue;
+        }
+        let holder = fs::read(entry.path().join(HOLDER)).ok();
+        let holder = holder.and_then(|text| serde_json::from_slice::<Holder>(&text).ok());
+        if holder.is_some_and(|holder| holder.is_dead()) {
+            // What cannot be removed is hidden and harmless.
+            let _ = fs::remove_dir_all(entry.path());
+        }
     }
 }
 

@@ -1,11 +1,6 @@
 //! `flow generate`: text from a model folder, shown as it comes.
 
-use std::{
-    fmt::Write as _,
-    io::{Read, Write},
-    ops::ControlFlow,
-    process::ExitCode,
-};
+use std::{fmt::Write as _, io::Read, ops::ControlFlow, process::ExitCode};
 
 use flow_pipeline::{Error, StageError};
 use flow_stages::{
@@ -34,15 +29,13 @@ pub fn generate(args: &GenerateArgs, json: bool) -> Ended {
         args.prompt.clone()
     };
     let request = Request { most: args.max_tokens, temperature: args.temperature, top_p: args.top_p, seed: args.seed };
-    let mut out = std::io::stdout().lock();
     let mut pieces = Vec::new();
     let mut each = |piece: Piece| {
         if json {
-            view::json::line(&piece);
-            return ControlFlow::Continue(());
+            let taken = view::json::line(&piece);
+            return if taken { ControlFlow::Continue(()) } else { ControlFlow::Break(()) };
         }
-        // A reader that went away wants no more.
-        if write!(out, "{}", piece.text).and_then(|()| out.flush()).is_err() {
+        if !view::print_as_it_is(&piece.text) {
             return ControlFlow::Break(());
         }
         if args.attribute {
@@ -52,7 +45,7 @@ pub fn generate(args: &GenerateArgs, json: bool) -> Ended {
     };
     writer.write(&prompt, request, &mut each).map_err(refused)?;
     if !json {
-        let _ = write!(out, "\n{}", attribution(&pieces));
+        view::print(&format!("\n{}", attribution(&pieces)));
     }
     Ok(ExitCode::SUCCESS)
 }

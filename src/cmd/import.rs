@@ -48,8 +48,10 @@ fn score(args: &ImportArgs, file: &Path) -> Ended {
         (Box::new(io::BufReader::new(opened)), file.display().to_string())
     };
     let device = args.device.device.as_deref().unwrap_or("cpu");
-    interop::score(&args.folder, lines, &name, device, view::json::line)
-        .map_err(|trouble| failure(trouble, "score"))?;
+    interop::score(&args.folder, lines, &name, device, |scores| {
+        view::json::line(scores);
+    })
+    .map_err(|trouble| failure(trouble, "score"))?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -1,7 +1,7 @@
 //! `flow logs`: what a stage's process printed, in this run or, where its result was in the cache, in the one that made it.
 
 use std::{
-    io::{Read, Seek, SeekFrom, Write},
+    io::{Read, Seek, SeekFrom},
     process::ExitCode,
     time::Duration,
 };
@@ -61,7 +61,7 @@ pub fn logs(args: &LogsArgs, json: bool) -> Ended {
             if let Some(run) = run.filter(|run| run != folder.id()) {
                 view::terminal::remark(&format!("{id} was cached; this is what it printed in run {run}"));
             }
-            view::print(text);
+            view::print_as_it_is(text);
             if !text.ends_with('\n') {
                 view::print("\n");
             }
@@ -107,8 +107,7 @@ fn follow(folder: &RunFolder, id: &StageId) -> Result<StageState, Failure> {
             let mut more = Vec::new();
             let grown = file.seek(SeekFrom::Start(at)).and_then(|_| file.read_to_end(&mut more));
             at += grown.map_err(read)? as u64;
-            let mut out = std::io::stdout().lock();
-            if out.write_all(&more).and_then(|()| out.flush()).is_err() {
+            if !view::print_as_it_is(&String::from_utf8_lossy(&more)) {
                 return Ok(stage);
             }
         }

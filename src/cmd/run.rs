@@ -10,13 +10,19 @@ use std::{
 use flow_cache::{Cache, FlushReport};
 use flow_pipeline::{
     Error,
-    event::{Outcome, Stamped, state::RunState},
+    event::{
+        Outcome, Stamped,
+        state::{Phase, RunState},
+    },
     executor::local::{GRACE, Local},
     plan::Plan,
     recipe::{self, LoadOptions, Recipe},
     run::{self, Asked, RunFolder, RunOptions, Unchanged, capacity},
 };
-use tokio::sync::mpsc;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::mpsc,
+};
 
 use super::{planning, report};
 use crate::{
@@ -100,6 +106,14 @@ async fn run_recipe(recipe: &Recipe, args: &RunArgs, json: bool) -> Ended {
     };
     let ended = watch(&plan, &cache, &options, &folder, json).await;
     // What was finished is brought to the shared store, however the run ended.
+    let cached = ended.iter().flat_map(|state| state.stages.values());
+    let cached = cached.filter(|stage| stage.phase == Phase::Cached).filter_map(|stage| stage.key);
+    if let Err(error) = cache.share(cached).await {
+        view::terminal::warning(&format!(
+            "what was cached is not in the shared store yet: {}",
+            flow_pipeline::chain(&error)
+        ));
+    }
     tell_uploads(&cache.flush().await, json);
     let state = ended?;
     Ok(match state.outcome {
@@ -147,6 +161,27 @@ fn tell_report(written: Option<PathBuf>, json: bool) {
     }
 }
 
+/// Comes when the terminal goes, as when a connection ends; never under `nohup`, whose whole sense that is.
+fn hangups() -> Option<std::pin::Pin<Box<dyn Future<Output = ()> + Send>>> {
+    if hangup_is_ignored() {
+        return Some(Box::pin(std::future::pending()));
+    }
+    let mut hangup = signal(SignalKind::hangup()).ok()?;
+    Some(Box::pin(async move {
+        if hangup.recv().await.is_none() {
+            std::future::pending::<()>().await;
+        }
+    }))
+}
+
+/// Whether this process was started with SIGHUP ignored; where that cannot be told, it counts as ignored.
+fn hangup_is_ignored() -> bool {
+    let status = fs_err::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    // The lowest bit is the first signal, which SIGHUP is everywhere.
+    ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_none_or(|mask| mask & 1 == 1)
+}
+
 async fn watch(
     plan: &Plan,
     cache: &Cache,
@@ -157,13 +192,12 @@ async fn watch(
     let program = program()?;
     let (ask, interrupts) = mpsc::channel(4);
     tokio::spawn(async move {
-        let Ok(mut terminate) = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) else {
-            return;
-        };
+        let (Ok(mut terminate), Some(mut hangup)) = (signal(SignalKind::terminate()), hangups()) else { return };
         loop {
             tokio::select! {
                 pressed = tokio::signal::ctrl_c() => if pressed.is_err() { return },
                 _ = terminate.recv() => {}
+                () = &mut hangup => hangup = Box::pin(std::future::pending()),
             }
             if ask.send(()).await.is_err() {
                 return;

@@ -20,6 +20,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use serde_json::Value;
 
 use super::{
+    harmless,
     numbers::{bytes, counted, duration},
     status::{ENDED, counts},
 };
@@ -45,8 +46,10 @@ const BAR: &str = "{bar:24.cyan/blue}";
 impl Terminal {
     /// A view on standard error. Of the `hollow` stages nothing but the record is there.
     pub fn new(hollow: BTreeSet<StageId>) -> Self {
-        let live = console::user_attended_stderr();
-        Self { bars: MultiProgress::new(), running: BTreeMap::new(), whole: None, width: 0, hollow, live }
+        // On a terminal that cannot move its cursor (`TERM=dumb`) nothing would be drawn: it gets lines, as a pipe does.
+        let bars = MultiProgress::new();
+        let live = console::user_attended_stderr() && !bars.is_hidden();
+        Self { bars, running: BTreeMap::new(), whole: None, width: 0, hollow, live }
     }
 
     fn line(&self, verb: &str, colour: &Style, rest: &str) {
@@ -54,7 +57,7 @@ impl Terminal {
         let line = format!("{verb} {rest}");
         if self.live {
             // Without a place to draw there is nothing to tell.
-            let _ = self.bars.println(line);
+            let _ = self.bars.println(harmless(&line));
         } else {
             print_line(&line);
         }
@@ -98,7 +101,8 @@ impl Terminal {
             Event::StageProgress { stage, done, total, unit } => {
                 if let (Some(bar), Some(known)) = (self.running.get(stage), state.stages.get(stage)) {
                     let count = total.map_or_else(|| done.to_string(), |total| format!("{done}/{total}"));
-                    bar.set_message(format!("{count} {unit}{}", message(known, &event.time)));
+                    let text = format!("{count} {unit}{}", message(known, &event.time));
+                    bar.set_message(harmless(&text).into_owned());
                     // Both at once: half of the last count beside half of this one would be a wrong picture.
                     bar.update(|drawn| {
                         drawn.set_pos(if total.is_some() { *done } else { 0 });
@@ -152,7 +156,7 @@ impl Terminal {
         dress(&bar, "{wide_msg}");
         let verb = style(format!("{:>VERB$}", "Running")).for_stderr().cyan();
         bar.set_prefix(format!("{verb} {:width$}", stage.to_string(), width = self.width));
-        bar.set_message(format!("({reason})"));
+        bar.set_message(harmless(&format!("({reason})")).into_owned());
         bar.enable_steady_tick(Duration::from_millis(250));
         self.running.insert(stage.clone(), bar);
     }
@@ -246,5 +250,5 @@ pub fn report(folder: &std::path::Path) {
 
 fn print_line(line: &str) {
     // Whoever listened may be gone; the run goes on.
-    let _ = writeln!(std::io::stderr().lock(), "{line}");
+    let _ = writeln!(std::io::stderr().lock(), "{}", harmless(line));
 }

@@ -5,15 +5,14 @@ use std::{ops::ControlFlow, path::Path};
 use flow_data::tokenizer::Tokenizer;
 use flow_model::{
     generate::{self, Generated, Sampling},
-    hf::ModelFolder,
     numerics,
     olmo2::Model,
 };
 use flow_pipeline::StageError;
 
 use crate::{
-    engine::{data, model},
-    interop::tokenizer,
+    engine::{self, data, model},
+    interop::{self, Trouble, tokenizer},
     scoring::left_out,
 };
 
@@ -56,11 +55,14 @@ impl Writer {
     /// # Errors
     /// A folder that holds no model, or no tokenizer; experts that it does not have; a device that is not there.
     pub fn open(folder: &Path, without: &[String], device: &str) -> Result<Self, StageError> {
-        let opened = ModelFolder::open(folder).map_err(model)?;
+        let opened = interop::open(folder).map_err(|trouble| match trouble {
+            Trouble::Refused(error) => error,
+            Trouble::Disk(error) => engine::io(error),
+        })?;
         let tokenizer = tokenizer(&opened)?;
         let without = left_out(opened.config(), without)?;
         let device = numerics::device(device).map_err(model)?;
-        let loaded = Model::new(opened.config(), &opened.weights(), &device).map_err(model)?;
+        let loaded = Model::new(opened.config(), &opened.finite_weights().map_err(model)?, &device).map_err(model)?;
         Ok(Self { model: loaded, tokenizer, without })
     }
 

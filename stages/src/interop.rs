@@ -2,7 +2,7 @@
 //! and scores. In a recipe the way in is the kind `import-model`.
 
 use std::{
-    io::{self, BufRead},
+    io::{self, BufRead, Read},
     path::{Path, PathBuf},
 };
 
@@ -186,6 +186,7 @@ pub struct Vocabulary {
 /// A folder that is no model, or one that flow does not compute; tensors that are not finite; what the disk says.
 pub fn describe(path: &Path) -> Result<Description, Trouble> {
     let folder = open(path)?;
+    check_tokenizer_file(&folder.path().join("tokenizer.json"))?;
     let (config, counted) = (folder.config(), count::parameters(folder.config()));
     let (tokenizer, tokenizer_problem) = match tokenizer(&folder) {
         Ok(found) => {
@@ -237,6 +238,18 @@ pub(crate) fn open(path: &Path) -> Result<ModelFolder, Trouble> {
         ));
     }
     Ok(ModelFolder::open(path)?)
+}
+
+/// A `tokenizer.json`, where there is one, must be that. Whether flow can use it with the model is another question.
+fn check_tokenizer_file(file: &Path) -> Result<(), StageError> {
+    if fs::symlink_metadata(file).is_err() {
+        return Ok(());
+    }
+    match Tokenizer::from_file(file) {
+        Ok(_) | Err(flow_data::Error::TokenMissing { .. }) => Ok(()),
+        Err(error) => Err(engine::data(error)
+            .with_help("bring the `tokenizer.json` that the model was trained with, or take it away")),
+    }
 }
 
 /// The tokenizer of a model, if the two fit together.
@@ -295,6 +308,9 @@ pub struct Scores {
     pub log_probs: Vec<f32>,
 }
 
+/// Bytes of a line at most: what has no line ends is no list of texts.
+const LONGEST: u64 = 256 << 20;
+
 /// Lines that are scored together. No number depends on it.
 const LINES: usize = 64;
 
@@ -305,21 +321,28 @@ const LINES: usize = 64;
 /// Lines that cannot be read, each by its number; what can be wrong with the folder and the device.
 pub fn score(
     path: &Path,
-    lines: impl BufRead,
+    mut lines: impl BufRead,
     name: &str,
     device: &str,
     mut each: impl FnMut(&Scores),
 ) -> Result<(), Trouble> {
     let folder = open(path)?;
-    let loaded = Model::new(folder.config(), &folder.weights(), &numerics::device(device)?)?;
+    let loaded = Model::new(folder.config(), &folder.finite_weights()?, &numerics::device(device)?)?;
     let scorer = ModelScorer::new(&loaded);
     // Read where a line asks for it.
     let mut texts: Option<Tokenizer> = None;
     let mut waiting = Vec::new();
-    for (at, line) in lines.lines().enumerate() {
-        let line = line.map_err(Trouble::Disk)?;
+    for at in 0.. {
         let wrong = |reason: String| StageError::new(format!("score line {} of {name}: {reason}", at + 1));
-        let Line { tokens, text } = serde_json::from_str(&line).map_err(|error| {
+        let mut line = Vec::new();
+        let read = (&mut lines).take(LONGEST + 1).read_until(b'\n', &mut line).map_err(Trouble::Disk)?;
+        if read == 0 {
+            break;
+        }
+        if read as u64 > LONGEST {
+            return Err(wrong(format!("it is longer than {LONGEST} bytes")).into());
+        }
+        let Line { tokens, text } = serde_json::from_slice(&line).map_err(|error| {
             wrong(error.to_string()).with_help("a line is `{\"tokens\": [5, 9, 2]}` or `{\"text\": \"some words\"}`")
         })?;
         let tokens = match (tokens, text) {

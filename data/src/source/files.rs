@@ -218,8 +218,31 @@ fn resolve_local(path: &str, spec: &FilesSpec, context: &ResolveContext<'_>) -> 
 }
 
 pub(super) fn local_file(name: String, path: &Path, context: &ResolveContext<'_>) -> Result<ResolvedFile> {
+    let unusable = |reason: &str| Error::SourceMissing { location: path.display().to_string(), reason: reason.into() };
+    if path.to_str().is_none() {
+        return Err(unusable("its name is not UTF-8: give it another, or leave it out with `exclude`"));
+    }
+    if leads_nowhere(path) {
+        return Err(unusable("it is a link to nothing: mend it, or leave it out with `exclude`"));
+    }
     let size = fs::metadata(path)?.len();
     Ok(ResolvedFile { name, location: path.to_string_lossy().into_owned(), size, digest: (context.hash)(path)? })
+}
+
+fn leads_nowhere(path: &Path) -> bool {
+    let there =
+        |found: std::io::Result<_>| !matches!(found, Err(error) if error.kind() == std::io::ErrorKind::NotFound);
+    there(fs::symlink_metadata(path)) && !there(fs::metadata(path))
+}
+
+/// `path` below `root`, with `/`.
+fn below(root: &Path, path: &Path) -> String {
+    let mut relative = String::new();
+    for (index, part) in path.strip_prefix(root).unwrap_or(path).components().enumerate() {
+        let separator = if index == 0 { "" } else { "/" };
+        let _ = write!(relative, "{separator}{}", part.as_os_str().to_string_lossy());
+    }
+    relative
 }
 
 /// Every file below `root`: name with `/`, path. Hidden entries are left out, links are followed. `enter` sees folder names.
@@ -228,6 +251,15 @@ pub(crate) fn walk(root: &Path, enter: &mut dyn FnMut(&str) -> bool) -> Result<V
     let hidden = |name: &str| name.starts_with('.');
     let mut entries = walkdir::WalkDir::new(root).min_depth(1).follow_links(true).sort_by_file_name().into_iter();
     while let Some(entry) = entries.next() {
+        // A link to nothing matters to who wants to read it, and to nobody else.
+        if let Err(error) = &entry
+            && let Some(path) = error.path().filter(|path| leads_nowhere(path))
+        {
+            if !path.file_name().is_some_and(|name| hidden(&name.to_string_lossy())) {
+                found.push((below(root, path), path.to_owned()));
+            }
+            continue;
+        }
         let entry = entry.map_err(|source| {
             let path = source.path().unwrap_or(root).display().to_string();
             let cause = source.into_io_error().unwrap_or_else(|| std::io::Error::other("the links form a loop"));
@@ -243,13 +275,7 @@ pub(crate) fn walk(root: &Path, enter: &mut dyn FnMut(&str) -> bool) -> Result<V
         }
         // Of pipes, sockets and devices nobody knows where they end: they are no part of a corpus.
         if entry.file_type().is_file() {
-            let below = entry.path().strip_prefix(root).unwrap_or(entry.path());
-            let mut relative = String::new();
-            for (index, part) in below.components().enumerate() {
-                let separator = if index == 0 { "" } else { "/" };
-                let _ = write!(relative, "{separator}{}", part.as_os_str().to_string_lossy());
-            }
-            found.push((relative, entry.into_path()));
+            found.push((below(root, entry.path()), entry.into_path()));
         }
     }
     Ok(found)
@@ -307,6 +333,31 @@ mod tests {
         assert_eq!(Encoding::of("b.log.gz", Format::Jsonl), Encoding::JsonLines(Pack::Gzip));
         assert!(Encoding::known("x.md") && Encoding::known("x.txt.gz") && !Encoding::known("x.rs"));
         assert!(!Encoding::known("x.json") && !Encoding::known("x.parquet.gz"));
+    }
+
+    #[test]
+    fn only_what_would_be_read_may_block() {
+        use std::os::unix::{ffi::OsStrExt, fs::symlink};
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("a.txt"), "text").unwrap();
+        symlink("/nowhere", folder.path().join("gone.so")).unwrap();
+        let odd = |name: &[u8]| folder.path().join(std::ffi::OsStr::from_bytes(name));
+        fs::write(odd(b"\xff.so"), "").unwrap();
+        let hash = |path: &Path| Ok(blake3::hash(&fs::read(path)?).to_hex().to_string());
+        let context = ResolveContext { base: folder.path(), hash: &hash, memo_dir: None };
+        let spec = FilesSpec::folder(".");
+        let found = resolve(&spec, &context).unwrap();
+        assert_eq!(found.files.iter().map(|file| &*file.name).collect::<Vec<_>>(), ["a.txt"]);
+        for (path, reason) in [(folder.path().join("gone.txt"), "a link to nothing"), (odd(b"\xff.txt"), "not UTF-8")] {
+            if reason == "not UTF-8" {
+                fs::write(&path, "").unwrap()
+            } else {
+                symlink("/nowhere", &path).unwrap()
+            }
+            let error = resolve(&spec, &context).unwrap_err().to_string();
+            assert!(error.contains(reason) && error.contains("`exclude`"), "{error}");
+            fs::remove_file(path).unwrap();
+        }
     }
 
     #[test]

@@ -13,8 +13,9 @@ use super::{
 };
 use crate::{Result, document::Document};
 
-/// Longer lines are broken: one line without end must not take all memory.
-const MAX_LINE: usize = 256 << 20;
+/// Longer lines, and files that are one document each, are broken: what has no end, or a small file that unpacks to a large one,
+/// must not take all memory.
+pub(super) const MAX_LINE: usize = 256 << 20;
 
 /// The stream inside a file.
 pub(super) fn unpack<'r>(reader: impl Read + 'r, pack: Pack) -> io::Result<Box<dyn Read + 'r>> {

@@ -5,7 +5,7 @@ use std::io::Read;
 use super::{
     Broken, Fault, Item, ResolvedFile, Take, doc_comments,
     files::{CheckedReader, Pack, check_digest},
-    jsonl::unpack,
+    jsonl::{MAX_LINE, unpack},
 };
 use crate::{Result, document::Document};
 
@@ -15,13 +15,26 @@ pub(super) fn read(
     pack: Pack,
     sink: &mut dyn FnMut(Item) -> Result<()>,
 ) -> Result<()> {
+    read_up_to(MAX_LINE, file, handle, pack, sink)
+}
+
+fn read_up_to(
+    most: usize,
+    file: &ResolvedFile,
+    handle: std::fs::File,
+    pack: Pack,
+    sink: &mut dyn FnMut(Item) -> Result<()>,
+) -> Result<()> {
     let mut checked = CheckedReader::new(file, handle);
-    let mut bytes = Vec::with_capacity(file.size as usize);
-    let outcome = unpack(&mut checked, pack).and_then(|mut stream| stream.read_to_end(&mut bytes));
+    let mut bytes = Vec::with_capacity((file.size as usize).min(most));
+    let outcome = unpack(&mut checked, pack).and_then(|stream| stream.take(most as u64 + 1).read_to_end(&mut bytes));
     checked.finish()?;
     let broken = |fault, reason| Item::Broken(Broken { fault, place: file.name.clone(), reason });
     if let Err(error) = outcome {
         return sink(broken(Fault::Stream, format!("the compressed stream is damaged or cut off: {error}")));
+    }
+    if bytes.len() > most {
+        return sink(broken(Fault::Record, format!("the document is longer than {most} bytes")));
     }
     match String::from_utf8(bytes) {
         Ok(text) => sink(Item::Document(whole_file(file, file.name.clone(), text))),
@@ -63,4 +76,39 @@ pub(super) fn read_package_file(
     }
     let package = file.name.split('/').next().unwrap_or_default().to_string();
     sink(Item::Document(whole_file(file, package, text)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    #[test]
+    fn a_small_file_that_unpacks_to_a_large_one_is_broken() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.txt.gz");
+        let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+        packed.write_all(&[b'x'; 100_000]).unwrap();
+        let packed = packed.finish().unwrap();
+        fs_err::write(&path, &packed).unwrap();
+        let file = ResolvedFile {
+            name: "a.txt.gz".into(),
+            location: path.display().to_string(),
+            size: packed.len() as u64,
+            digest: blake3::hash(&packed).to_hex().to_string(),
+        };
+        let given = |most| {
+            let mut items = Vec::new();
+            read_up_to(most, &file, std::fs::File::open(&path).unwrap(), Pack::Gzip, &mut |item| {
+                items.push(item);
+                Ok(())
+            })
+            .unwrap();
+            items
+        };
+        assert!(matches!(&given(100_000)[..], [Item::Document(document)] if document.text.len() == 100_000));
+        let [Item::Broken(broken)] = &given(99_999)[..] else { panic!("one broken document") };
+        assert_eq!((broken.fault, &*broken.reason), (Fault::Record, "the document is longer than 99999 bytes"));
+    }
 }

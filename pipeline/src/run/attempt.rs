@@ -191,7 +191,8 @@ fn advice(error: &Error) -> Option<&'static str> {
     match error {
         Error::NonDeterministic { .. } => Some(
             "the artifact on record stays; on one kind of processor a stage must give the same bytes each time, so this is \
-             a defect of the stage or of the machine",
+             a defect of the stage or of the machine. Where the artifact on record is nowhere any more, `flow cache forget \
+             STAGE` takes the record away (from a shared store with `--remote`), and the same command makes a new one",
         ),
         Error::Cache(flow_cache::Error::DiskFull { .. }) => Some("make room and give the same command again"),
         Error::Cache(cause) if cause.is_refused() => Some(

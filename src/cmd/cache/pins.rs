@@ -7,6 +7,7 @@ use flow_pipeline::{Error, event, run::RunFolder};
 
 use super::super::planning;
 use crate::{
+    cli::StoreArgs,
     failure::{Ended, Failure},
     view,
 };
@@ -73,6 +74,29 @@ fn none(target: &str) -> Failure {
         format!("no key or artifact begins with `{target}`"),
         Some("`flow cache ls` lists what is on record".to_owned()),
     )
+}
+
+/// Takes a record away, here and in the store behind this one.
+pub async fn forget(store: &StoreArgs, target: &str, run: Option<&str>, json: bool) -> Ended {
+    // What only looks makes no store.
+    drop(planning::open_existing(&store.store)?);
+    let cache = planning::open(store).await?;
+    let record = find(&cache, &store.store, target, run).await?;
+    let pins = cache.pins().await?;
+    if let Some(pin) = pins.iter().find(|pin| pin.key == Some(record.key)) {
+        let message = format!("{} is pinned as `{}`", record.stage, pin.name);
+        return Err(Failure::usage(message, Some(format!("`flow cache unpin {}` comes first", pin.name))));
+    }
+    cache.forget(&record.key).await?;
+    if json {
+        view::json::pretty(&serde_json::json!({ "forgotten": record }));
+    } else {
+        let (stage, key) = (&record.stage, record.key.short());
+        view::terminal::remark(&format!(
+            "{stage} (key {key}) is on record no more; its bytes stay until `flow cache gc`"
+        ));
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Takes a pin away.

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use flow_cache::{Cache, Moved, Record, StageKey};
+use flow_cache::{Cache, Location, Moved, Record, StageKey};
 use flow_pipeline::{
     chain,
     plan::{Verdict, WrittenStage},
@@ -18,7 +18,7 @@ use crate::{
 
 /// Uploads what a recipe reaches, or all that is on record here.
 pub async fn push(args: &TransferArgs, json: bool) -> Ended {
-    let cache = open(args).await?;
+    let cache = open(args, true).await?;
     let records = match of_recipe(args, &cache).await? {
         Some(keys) => cache.records_of(&keys).await?,
         None => cache.local_records().await?,
@@ -37,7 +37,7 @@ pub async fn push(args: &TransferArgs, json: bool) -> Ended {
 
 /// Fetches what a recipe reaches, or all that is on record there.
 pub async fn pull(args: &TransferArgs, json: bool) -> Ended {
-    let cache = open(args).await?;
+    let cache = open(args, false).await?;
     let keys = match of_recipe(args, &cache).await? {
         Some(keys) => keys,
         None => cache.remote_keys().await?.into_iter().collect(),
@@ -49,10 +49,19 @@ pub async fn pull(args: &TransferArgs, json: bool) -> Ended {
     Ok(sum.end(&cache))
 }
 
-async fn open(args: &TransferArgs) -> Result<Cache, Failure> {
-    if args.store.remote.is_none() {
+/// Opens both stores. The one that is read must be there: a name that was mistyped makes no empty store.
+async fn open(args: &TransferArgs, pushes: bool) -> Result<Cache, Failure> {
+    let Some(remote) = &args.store.remote else {
         let help = "`--remote s3://bucket/prefix`, or the variable FLOW_REMOTE, names the store behind this one";
         return Err(Failure::usage("no store is named to push to or pull from", Some(help.to_owned())));
+    };
+    if pushes {
+        drop(planning::open_existing(&args.store.store)?);
+    } else if let Location::Folder(folder) = remote.parse()?
+        && !folder.is_dir()
+    {
+        let message = format!("there is no store in {}", folder.display());
+        return Err(Failure::usage(message, "`--remote` names the store to pull from".to_owned()));
     }
     planning::open(&args.store).await
 }
@@ -146,7 +155,11 @@ impl Sum {
                 moved.already,
                 cache.remote_name().unwrap_or_default()
             );
+            let nothing = records == 0 && failed.is_empty() && absent.is_empty();
             view::terminal::done(verb, &text);
+            if nothing {
+                view::terminal::warning("nothing was on record there to move");
+            }
         }
         if failed > 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS }
     }
