@@ -22,6 +22,7 @@ mod stories {
     mod process;
     mod remote;
     mod store;
+    mod surroundings;
     mod training;
     mod what_runs_again;
     mod wrong_recipes;

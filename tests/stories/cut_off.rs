@@ -85,6 +85,10 @@ fn everything_is_killed_at_once() {
     let ended = environment.flow(&["status"]).succeeded();
     assert!(ended.stdout.contains("cut off; the same command goes on from here"), "{}", ended.stdout);
     assert!(ended.stdout.contains("1 cut off, 3 finished") && !ended.stdout.contains(" left"), "{}", ended.stdout);
+    assert!(!ended.stdout.contains("running") && !ended.stdout.contains(" left"), "{}", ended.stdout);
+    let state = environment.flow(&["status", "--json"]).succeeded().json();
+    assert_eq!(state["stages"]["public"]["phase"], "stopped");
+    let _ = environment.flow(&["logs", "public"]).succeeded();
     goes_on(&environment);
 }
 
@@ -185,7 +189,11 @@ fn a_person_sees_that_a_stage_is_tried_again() {
 
 #[test]
 fn a_person_presses_ctrl_c() {
-    for signal in ["INT", "TERM"] {
+    // What is started under `nohup` ignores this one, and so does all that it starts.
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:")).unwrap().trim();
+    let hangup_is_ignored = u64::from_str_radix(ignored, 16).unwrap() & 1 == 1;
+    for signal in ["INT", "TERM", "HUP"].iter().filter(|signal| **signal != "HUP" || !hangup_is_ignored) {
         let environment = long_training();
         let mut running = in_the_middle(&environment);
         let stages = running.stages();
