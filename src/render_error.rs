@@ -174,7 +174,12 @@ pub fn usage(error: &clap::Error) -> ExitCode {
 fn sentence(error: &Error) -> String {
     match error {
         Error::Cache(source) => format!("failed to {}", chain(source)),
-        Error::Io { .. } | Error::Format { .. } | Error::Job { .. } | Error::InputLost { .. } | Error::Spawn { .. } => {
+        Error::Io { .. }
+        | Error::EventLog { .. }
+        | Error::Format { .. }
+        | Error::Job { .. }
+        | Error::InputLost { .. }
+        | Error::Spawn { .. } => {
             format!("failed to {}", chain(error))
         }
         Error::Recipe(_)

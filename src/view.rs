@@ -66,9 +66,9 @@ pub fn harmless(text: &str) -> Cow<'_, str> {
             &rest[end..]
         } else {
             if c.is_control() && !matches!(c, '\n' | '\t') {
-                out.extend(c.escape_default())
+                out.extend(c.escape_default());
             } else {
-                out.push(c)
+                out.push(c);
             }
             after
         };

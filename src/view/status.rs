@@ -102,9 +102,13 @@ fn line(id: &StageId, stage: &StageState, standing: Standing, now: &str, width: 
 
 /// How many stages stand where, and how long the run took.
 pub fn summary(state: &RunState, standing: Standing) -> String {
-    let running = if standing == Standing::CutOff { "cut off" } else { "running" };
-    let under_way = [(Phase::Running, running), (Phase::Waiting, "waiting")];
-    let parts: Vec<String> = counts(state, &under_way).chain(counts(state, &ENDED)).collect();
+    let under_way = [(Phase::Running, "running"), (Phase::Waiting, "waiting")];
+    // What ran when its run was cut off comes first, as what runs does.
+    let cut_off = standing == Standing::CutOff;
+    let stopped = cut_off.then_some((Phase::Stopped, "cut off"));
+    let ended = ENDED.into_iter().filter(|(phase, _)| !cut_off || *phase != Phase::Stopped);
+    let words: Vec<_> = under_way.into_iter().chain(stopped).chain(ended).collect();
+    let parts: Vec<String> = counts(state, &words).collect();
     let time = state.seconds.map(|seconds| format!(" in {}", duration(seconds))).unwrap_or_default();
     format!("{}{time}", parts.join(", "))
 }

@@ -112,9 +112,9 @@ fn files_that_never_end_are_not_begun() {
         let broken = environment.path(&folder).join(file);
         fs::remove_file(&broken).unwrap();
         if target == "pipe" {
-            mkfifo(&broken)
+            mkfifo(&broken);
         } else {
-            std::os::unix::fs::symlink(target, &broken).unwrap()
+            std::os::unix::fs::symlink(target, &broken).unwrap();
         }
         for command in ["import", "generate"] {
             let ended = environment.flow(&[command, &folder, "--threads", "2"]).with_code(2);

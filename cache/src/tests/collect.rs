@@ -264,7 +264,7 @@ async fn what_cannot_be_read_is_named_and_stops_no_verification() {
     }
     let sealed = [&sealed[0][0], &sealed[1][1], &sealed[2][2]].map(|path| cache.store().file(path).unwrap());
     for path in &sealed {
-        fs_err::set_permissions(path, PermissionsExt::from_mode(0)).unwrap();
+        fs_err::set_permissions(path, PermissionsExt::from_mode(0o000)).unwrap();
     }
     if fs_err::read(&sealed[0]).is_ok() {
         // Who may read everything sees an error of the disk as one of a mode: none can be made here.
