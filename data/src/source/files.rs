@@ -320,7 +320,7 @@ pub(super) fn check_digest(file: &ResolvedFile, found: &blake3::Hash) -> Result<
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::Patience, *};
 
     #[test]
     fn endings_say_what_is_inside() {
@@ -344,15 +344,16 @@ mod tests {
         let odd = |name: &[u8]| folder.path().join(std::ffi::OsStr::from_bytes(name));
         fs::write(odd(b"\xff.so"), "").unwrap();
         let hash = |path: &Path| Ok(blake3::hash(&fs::read(path)?).to_hex().to_string());
-        let context = ResolveContext { base: folder.path(), hash: &hash, memo_dir: None };
+        let context =
+            ResolveContext { base: folder.path(), hash: &hash, memo_dir: None, patience: Patience::default() };
         let spec = FilesSpec::folder(".");
         let found = resolve(&spec, &context).unwrap();
         assert_eq!(found.files.iter().map(|file| &*file.name).collect::<Vec<_>>(), ["a.txt"]);
         for (path, reason) in [(folder.path().join("gone.txt"), "a link to nothing"), (odd(b"\xff.txt"), "not UTF-8")] {
             if reason == "not UTF-8" {
-                fs::write(&path, "").unwrap()
+                fs::write(&path, "").unwrap();
             } else {
-                symlink("/nowhere", &path).unwrap()
+                symlink("/nowhere", &path).unwrap();
             }
             let error = resolve(&spec, &context).unwrap_err().to_string();
             assert!(error.contains(reason) && error.contains("`exclude`"), "{error}");

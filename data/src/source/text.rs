@@ -89,7 +89,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.txt.gz");
         let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
-        packed.write_all(&[b'x'; 100_000]).unwrap();
+        packed.write_all(&vec![b'x'; 100_000]).unwrap();
         let packed = packed.finish().unwrap();
         fs_err::write(&path, &packed).unwrap();
         let file = ResolvedFile {
