@@ -74,7 +74,8 @@ pub async fn plan(prepared: Prepared, cache: &Cache, device: &str, recheck: &[St
     let numerics = numerics(device)?;
     let recheck = stage_ids(recheck)?;
     let recipe = prepared.recipe.clone();
-    Ok(plan::plan(prepared, numerics, &CacheProbe::new(cache, &recipe), &recheck).await?)
+    // Ten thousand records are looked for one by one, and nothing else goes on meanwhile.
+    Ok(flow_cache::in_place(plan::plan(prepared, numerics, &CacheProbe::new(cache, &recipe), &recheck)).await?)
 }
 
 /// The plan as it is written, with the causes of all that would run.

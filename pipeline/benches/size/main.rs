@@ -184,7 +184,7 @@ async fn planned(path: &Path, cache: &Cache) -> (Plan, Recipe) {
     let recipe = recipe::load(path, &LoadOptions::default()).unwrap();
     let prepared = looked(cache, |surroundings| plan::prepare(&recipe, &registry(), surroundings, &[])).unwrap();
     let probe = CacheProbe::new(cache, recipe.name.as_str());
-    let plan = plan::plan(prepared, numerics(), &probe, &[]).await.unwrap();
+    let plan = flow_cache::in_place(plan::plan(prepared, numerics(), &probe, &[])).await.unwrap();
     (plan, recipe)
 }
 

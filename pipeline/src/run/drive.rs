@@ -261,7 +261,7 @@ impl Driver<'_> {
                     return Some(Input::Miss(at));
                 }
                 let cache = self.cache.clone();
-                self.tasks.spawn(async move {
+                self.on_a_thread(async move {
                     let found = cache.hit_artifact(&parts.key()).await;
                     Answer::Probed(at, parts, found.map_err(Error::from))
                 });
