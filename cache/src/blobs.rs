@@ -83,6 +83,16 @@ impl Store {
         Ok(u64::try_from(found.st_size) == Ok(size))
     }
 
+    /// [`Store::has_local`] of each of these.
+    pub(crate) fn has_every_local(&self, blobs: impl IntoIterator<Item = (BlobDigest, u64)>) -> Result<bool> {
+        for (blob, size) in blobs {
+            if !self.has_local(&blob, size)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     fn blob_file(&self, digest: &BlobDigest) -> Result<PathBuf> {
         // Only the local tier publishes files, and that is a folder by construction.
         self.blob(digest).ok_or(Error::NoBlob { digest: *digest })

@@ -117,10 +117,8 @@ impl Known {
     pub(crate) fn hit(&self, store: &Store, key: &StageKey) -> Result<Option<ArtifactDigest>> {
         let mut entries = self.entries();
         let Some(entry) = entries.as_mut().and_then(|entries| entries.known.get_mut(key)) else { return Ok(None) };
-        for (blob, size) in &entry.blobs {
-            if !store.has_local(blob, *size)? {
-                return Ok(None);
-            }
+        if !store.has_every_local(entry.blobs.iter().copied())? {
+            return Ok(None);
         }
         entry.used.store(true, Ordering::Relaxed);
         Ok(Some(entry.artifact))
@@ -132,8 +130,7 @@ impl Known {
         let Some(entries) = entries.as_ref() else { return vec![false; wanted.len()] };
         let is_hit = |(key, artifact): &(StageKey, ArtifactDigest)| {
             let entry = entries.known.get(key).filter(|entry| entry.artifact == *artifact);
-            let is_here = |(blob, size): &(BlobDigest, u64)| store.has_local(blob, *size).unwrap_or(false);
-            let is_hit = entry.is_some_and(|entry| entry.blobs.iter().all(is_here));
+            let is_hit = entry.is_some_and(|entry| store.has_every_local(entry.blobs.iter().copied()).unwrap_or(false));
             if let Some(entry) = entry.filter(|_| is_hit) {
                 entry.used.store(true, Ordering::Relaxed);
             }

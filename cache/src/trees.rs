@@ -142,15 +142,7 @@ impl Cache {
     pub async fn is_local(&self, digest: &ArtifactDigest) -> Result<bool> {
         let Some(manifest) = self.local_manifest(digest).await? else { return Ok(false) };
         let store = self.store().clone();
-        blocking(move || {
-            for (blob, size) in manifest.blobs() {
-                if !store.has_local(&blob, size)? {
-                    return Ok(false);
-                }
-            }
-            Ok(true)
-        })
-        .await
+        blocking(move || store.has_every_local(manifest.blobs())).await
     }
 
     /// The manifest of an artifact, from the local store or else the remote one. A damaged one is set aside.
