@@ -21,9 +21,9 @@ use crate::{
     layout::{self, Local},
     link::Linker,
     location::Location,
+    spare::Spares,
     store::{Folder, Store},
     tiered::{Tiers, Uploads},
-    workdir::WorkDir,
 };
 
 /// A store: a local folder, and maybe a remote store behind it. Cloning is cheap; clones are the same store.
@@ -40,7 +40,7 @@ struct Inner {
     latest: LatestKeys,
     known: Known,
     seen: Mutex<BTreeMap<StageKey, SeenLease>>,
-    spare: Mutex<Vec<WorkDir>>,
+    spare: Mutex<Spares>,
 }
 
 /// A lease of somebody else, its attempt and end, and when it was first seen so.
@@ -160,8 +160,7 @@ impl Cache {
         &self.inner.seen
     }
 
-    /// Work dirs that were put away.
-    pub(crate) fn spare(&self) -> &Mutex<Vec<WorkDir>> {
+    pub(crate) fn spare(&self) -> &Mutex<Spares> {
         &self.inner.spare
     }
 

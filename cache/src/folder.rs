@@ -1,7 +1,11 @@
 //! A store's small files in a local folder, by plain calls. `object_store` does the same with two hops to other threads and
 //! a dozen calls more for each, which is most of what a quick stage would cost.
 
-use std::{fs, io, path::Path};
+use std::{
+    fs,
+    io::{self, Seek, SeekFrom, Write},
+    path::Path,
+};
 
 use crate::{cache::absent, staged::Staged};
 
@@ -16,24 +20,46 @@ pub(crate) fn replace(tmp: &Path, to: &Path, bytes: &[u8]) -> io::Result<()> {
 pub(crate) fn create(tmp: &Path, to: &Path, bytes: &[u8]) -> io::Result<bool> {
     let staged = Staged::reserve(tmp);
     fs_err::write(staged.path(), bytes)?;
-    // Unlike a rename, a link never replaces.
-    let linked = match fs::hard_link(staged.path(), to) {
+    let named = match name(staged.path(), to) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             fs_err::create_dir_all(to.parent().unwrap_or(to))?;
-            fs::hard_link(staged.path(), to)
+            name(staged.path(), to)
         }
-        linked => linked,
+        named => named,
     };
-    match linked {
+    match named {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
         Err(error) => Err(error),
     }
 }
 
+/// Gives a staged file its name, unless that is taken.
+fn name(staged: &Path, to: &Path) -> io::Result<()> {
+    #[cfg(target_os = "linux")]
+    {
+        use rustix::fs::{CWD, RenameFlags, renameat_with};
+        match renameat_with(CWD, staged, CWD, to, RenameFlags::NOREPLACE).map_err(io::Error::from) {
+            // Not every file system can.
+            Err(error) if !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::AlreadyExists) => {}
+            named => return named,
+        }
+    }
+    // Unlike a plain rename, a link never replaces.
+    fs::hard_link(staged, to)
+}
+
 /// Writes over a file that is there. Not atomic: for what counts as written even if it is torn.
 pub(crate) fn overwrite(to: &Path, bytes: &[u8]) -> io::Result<()> {
-    io::Write::write_all(&mut fs_err::File::options().write(true).truncate(true).open(to)?, bytes)
+    write_over(&mut fs_err::File::options().write(true).open(to)?, bytes)
+}
+
+/// Makes `bytes` all that an open file holds. It is not emptied first: ext4 takes that for the beginning of a replacement,
+/// gives the disk what the file held before, and the blocks back, in milliseconds.
+pub fn write_over(file: &mut fs_err::File, bytes: &[u8]) -> io::Result<()> {
+    file.seek(SeekFrom::Start(0))?;
+    file.write_all(bytes)?;
+    if file.metadata()?.len() > bytes.len() as u64 { file.set_len(bytes.len() as u64) } else { Ok(()) }
 }
 
 /// The size of a file, if it is there.

@@ -42,6 +42,7 @@ mod leases;
 mod memo;
 mod pins;
 mod records;
+mod spare;
 mod transfer;
 mod workdir;
 
@@ -62,6 +63,7 @@ pub use error::{Error, Result};
 pub use flow_patience::Patience;
 #[cfg(any(test, feature = "suite"))]
 pub use flow_patience::faults;
+pub use folder::write_over;
 pub use gc::{GcDone, GcPlan, Keep};
 pub use holder::Holder;
 pub use laid::Laid;

@@ -244,16 +244,14 @@ impl Cache {
             return Err(Error::Exists { path: dest.to_owned() });
         }
         let manifest = self.fetch_sound(digest).await?;
-        let (tiers, dest, root) = (self.tiers().clone(), dest.to_owned(), self.root().to_owned());
+        let (cache, dest) = (self.clone(), dest.to_owned());
         blocking(move || {
             let what = || format!("materialize into {}", dest.display());
-            if let Some(parent) = dest.parent() {
-                fs_err::create_dir_all(parent).map_err(during(what))?;
-            }
-            let aside = Staged::beside(&dest);
-            fs_err::create_dir(aside.path()).map_err(during(what))?;
-            let outside = Linker::new();
-            let linker = if dest.starts_with(&root) { &tiers.linker } else { &outside };
+            let (aside, tiers, outside) = (Staged::beside(&dest), cache.tiers(), Linker::new());
+            let inside = dest.starts_with(cache.root());
+            let linker = if inside { &tiers.linker } else { &outside };
+            let made = if inside { cache.make_folder(aside.path()) } else { fs_err::create_dir_all(aside.path()) };
+            made.map_err(during(what))?;
             for (path, entry) in &manifest.entries {
                 let to = aside.path().join(path);
                 let Some(from) = tiers.local.blob(&entry.digest) else { continue };

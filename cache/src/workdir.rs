@@ -2,24 +2,22 @@
 
 use std::{
     fs::TryLockError,
-    io::{self, Write},
     path::{Path, PathBuf},
-    sync::PoisonError,
 };
 
 use crate::{
-    cache::{Cache, absent, blocking},
+    cache::{Cache, absent},
     digest::StageKey,
     error::{Error, Result, during},
     failpoint,
+    folder::write_over,
     holder::Holder,
-    staged::nonce,
 };
 
 /// The folder of a stage key. It is on the disk of the store, so that publishing its output moves no bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WorkDir {
-    path: PathBuf,
+    pub(crate) path: PathBuf,
 }
 
 impl Cache {
@@ -28,7 +26,7 @@ impl Cache {
         let work = WorkDir { path: self.local().work(key) };
         let run = || {
             failpoint::at("work.create")?;
-            if !work.path.exists() && self.take_spare(&work)? {
+            if !work.path.exists() && self.take_spare_work(&work)? {
                 return Ok(());
             }
             fs_err::create_dir_all(work.output())?;
@@ -38,82 +36,12 @@ impl Cache {
         run().map_err(during(|| "create a work dir"))?;
         Ok(work)
     }
-
-    /// Moves a work dir of which nothing is needed any more out of the way of its key: who has the key's lease next finds nothing,
-    /// and loses nothing. The next stage of this process may have it, emptied: where a disk is told of each block that comes
-    /// free, to remove folders costs milliseconds. [`Cache::remove_put_away`] removes what is left.
-    pub fn put_away(&self, work: &WorkDir) -> Result<()> {
-        let away = self.local().tmp().join(format!("{AWAY}{:016x}", nonce()));
-        let run = || {
-            failpoint::at("work.put-away")?;
-            fs_err::rename(work.path(), &away)?;
-            failpoint::at("work.removed")?;
-            let put_away = WorkDir { path: away };
-            // Another run may be removing it; one that is not empty is not used again.
-            if [put_away.output(), put_away.inputs()].iter().all(|folder| empty(folder).is_ok()) {
-                self.spare().lock().unwrap_or_else(PoisonError::into_inner).push(put_away);
-            }
-            Ok(())
-        };
-        run().map_err(during(|| "put a work dir away"))
-    }
-
-    /// Makes a work dir of one that was put away, if there is one.
-    fn take_spare(&self, work: &WorkDir) -> io::Result<bool> {
-        loop {
-            // Each change of the list is whole, so that of a thread that panicked is as good as any.
-            let spare = self.spare().lock().unwrap_or_else(PoisonError::into_inner).pop();
-            let Some(spare) = spare else { return Ok(false) };
-            fs_err::create_dir_all(self.local().works())?;
-            // Another run may have removed it.
-            if absent(fs_err::rename(spare.path(), work.path()))?.is_some() {
-                return Ok(true);
-            }
-        }
-    }
-
-    /// Removes the work dirs that were put away, those of runs that were killed among them: nobody needs any of them.
-    pub async fn remove_put_away(&self) -> Result<()> {
-        let tmp = self.local().tmp();
-        let run = move || {
-            for entry in absent(fs_err::read_dir(&tmp))?.into_iter().flatten() {
-                let entry = entry?;
-                let name = entry.file_name().to_string_lossy().into_owned();
-                // First out of reach of a run that would take it for its next stage.
-                let gone = tmp.join(format!("{GONE}{:016x}", nonce()));
-                // One that is being removed was left by a process that was killed over it; if it was not, both go on.
-                let is_left = name.starts_with(AWAY) || name.starts_with(GONE);
-                let is_ours = is_left && absent(fs_err::rename(entry.path(), &gone))?.is_some();
-                while is_ours && absent(fs_err::remove_dir_all(&gone))?.is_none() && gone.exists() {}
-            }
-            Ok(())
-        };
-        blocking(move || run().map_err(during(|| "remove work dirs that were put away"))).await
-    }
 }
-
-/// Removes what is in a folder.
-fn empty(folder: &Path) -> io::Result<()> {
-    for entry in absent(fs_err::read_dir(folder))?.into_iter().flatten() {
-        let entry = entry?;
-        if entry.file_type()?.is_dir() {
-            fs_err::remove_dir_all(entry.path())?;
-        } else {
-            fs_err::remove_file(entry.path())?;
-        }
-    }
-    Ok(())
-}
-
-/// Begins the name of a work dir that was put away.
-const AWAY: &str = "away-";
-/// And of one that is being removed.
-const GONE: &str = "gone-";
 
 /// The right to write in a work dir. The system takes it back when its process ends, however it ends.
 #[derive(Debug)]
 pub struct WorkLock {
-    file: std::fs::File,
+    file: fs_err::File,
 }
 
 impl WorkLock {
@@ -124,12 +52,11 @@ impl WorkLock {
     pub fn try_take(path: &Path) -> Result<Option<Self>> {
         let file = fs_err::OpenOptions::new()
             .create(true)
-            .append(true)
+            .truncate(false)
+            .write(true)
             .open(path)
-            .map_err(during(|| "open the lock of a work dir"))?
-            .into_parts()
-            .0;
-        match file.try_lock() {
+            .map_err(during(|| "open the lock of a work dir"))?;
+        match file.file().try_lock() {
             Ok(()) => Ok(Some(Self { file })),
             Err(TryLockError::WouldBlock) => Ok(None),
             Err(TryLockError::Error(source)) => Err(Error::io("lock a work dir", source)),
@@ -140,7 +67,7 @@ impl WorkLock {
     pub fn sign(&mut self) {
         let name = serde_json::to_vec(&Holder::this_process("")).unwrap_or_default();
         // Where there is no room for it, there is no name.
-        let _ = self.file.set_len(0).and_then(|()| self.file.write_all(&name));
+        let _ = write_over(&mut self.file, &name);
     }
 
     /// Who had the lock last, where that was written down.
@@ -212,25 +139,5 @@ mod tests {
         again.remove().unwrap();
         again.remove().unwrap();
         assert!(!again.path().exists());
-
-        let work = cache.work_dir(&key).unwrap();
-        fs_err::write(work.output().join("part"), "x").unwrap();
-        fs_err::create_dir_all(work.inputs().join("tokens")).unwrap();
-        cache.put_away(&work).unwrap();
-        let tmp = || fs_err::read_dir(dir.path().join("v1/tmp")).unwrap().count();
-        assert_eq!((work.path().exists(), tmp()), (false, 1));
-
-        // The next one gets it, and finds nothing in it.
-        let next = cache.work_dir(&StageKey::of(b"next")).unwrap();
-        assert_eq!((work.path().exists(), tmp()), (false, 0));
-        for folder in [next.output(), next.scratch(), next.inputs()] {
-            assert_eq!(fs_err::read_dir(folder).unwrap().count(), 0);
-        }
-        cache.put_away(&next).unwrap();
-        let other = Cache::open_local(dir.path()).unwrap();
-        other.remove_put_away().await.unwrap();
-        assert_eq!(tmp(), 0);
-        other.remove_put_away().await.unwrap();
-        assert!(cache.work_dir(&key).unwrap().output().exists(), "what another run removed is made");
     }
 }

@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use flow_cache::{StageKey, failpoint};
+use flow_cache::{StageKey, failpoint, write_over};
 use fs_err as fs;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
@@ -24,6 +24,8 @@ pub const FORMAT: u32 = 1;
 pub struct Job {
     /// [`FORMAT`].
     pub format: u32,
+    /// The version of flow, which made what is in the scratch folder.
+    pub flow: String,
     /// The kind.
     pub kind: String,
     /// The kind's version, which the process must have too.
@@ -66,7 +68,7 @@ pub struct JobResult {
     pub error: Option<StageError>,
 }
 
-/// Writes a value as JSON under a temporary name, then renames it into place.
+/// Writes a value as JSON beside its place, then renames it into place.
 pub fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<()> {
     let mut text = serde_json::to_vec_pretty(value).map_err(|source| Error::Format {
         what: "file",
@@ -74,10 +76,10 @@ pub fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<()> {
         source,
     })?;
     text.push(b'\n');
-    let beside = path.with_extension("json.part");
+    let beside = beside(path);
     let write = || {
         failpoint::on_file(path, "write")?;
-        fs::write(&beside, text)
+        write_over(&mut fs::OpenOptions::new().create(true).truncate(false).write(true).open(&beside)?, &text)
     };
     write().map_err(Error::io("write a file of the run"))?;
     let place = || {
@@ -86,6 +88,19 @@ pub fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<()> {
         failpoint::on_file(path, "renamed")
     };
     place().map_err(Error::io("put a file of the run in place"))
+}
+
+/// Takes back what [`write_json`] wrote, if there is such a file: it becomes the one that the next is written in, as ext4 is slow
+/// to make files where others went a moment ago.
+pub(crate) fn take_back(path: &Path) -> Result<()> {
+    match fs::rename(path, beside(path)) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::io("clear a work dir")(error)),
+        _ => Ok(()),
+    }
+}
+
+fn beside(path: &Path) -> PathBuf {
+    path.with_extension("json.part")
 }
 
 /// Reads what [`write_json`] wrote.

@@ -224,7 +224,7 @@ async fn try_attempt(
     }
     let (job, inputs) = work::set_up(cache, attempt, &work).await?;
     place("attempt.set-up")?;
-    let job_path = work.path().join("job.json");
+    let job_path = work.path().join(work::JOB);
     write_json(&job_path, &job)?;
 
     let started = now();

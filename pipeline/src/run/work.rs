@@ -8,21 +8,23 @@ use std::{
 
 use flow_cache::{ArtifactDigest, Cache, Laid, StageKey, WorkDir};
 use fs_err as fs;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
 use super::attempt::Attempt;
 use crate::{
     error::{Error, Result, StageError},
-    job::{FORMAT, Job, read_json, write_json},
+    job::{FORMAT, Job, read_json, take_back},
     stage::InputTree,
 };
 
 /// What may lie in a work dir beside the halves of files.
-const ENTRIES: [&str; 8] =
-    ["output", "scratch", "lock", "inputs", "made-by.json", "job.json", "reports.jsonl", "result.json"];
+const ENTRIES: [&str; 7] = ["output", "scratch", "lock", "inputs", JOB, "reports.jsonl", "result.json"];
 
-/// Whose scratch it is: another version of flow may have kept its checkpoints in another form.
-#[derive(Debug, PartialEq, Serialize, Deserialize)]
+/// What is to be done, and was last.
+pub(super) const JOB: &str = "job.json";
+
+/// Whose scratch it is, as the job says: another version of flow may have kept its checkpoints in another form.
+#[derive(Debug, PartialEq, Deserialize)]
 struct MadeBy {
     format: u32,
     flow: String,
@@ -39,9 +41,13 @@ pub(super) struct LaidInput {
     laid: Laid,
 }
 
-/// Empties a scratch that this flow did not make for this key, and says so; nothing if it can be gone on from.
+/// Empties a scratch that this flow did not fill for this key, and says so; nothing if it can be gone on from. The job of before
+/// stays until another takes its place if there is something to go on from: a kill in between must not make a stranger of it.
 pub(super) fn trust(work: &WorkDir, attempt: &Attempt) -> Result<Option<String>> {
-    let path = work.path().join("made-by.json");
+    let path = work.path().join(JOB);
+    if work.is_scratch_empty() {
+        return take_back(&path).map(|()| None);
+    }
     let wanted = MadeBy {
         format: FORMAT,
         flow: attempt.version.clone(),
@@ -53,20 +59,14 @@ pub(super) fn trust(work: &WorkDir, attempt: &Attempt) -> Result<Option<String>>
     if found.as_ref() == Some(&wanted) {
         return Ok(None);
     }
-    let doing = Error::io("empty a work dir");
-    let is_used = match fs::read_dir(work.scratch()) {
-        Ok(mut entries) => entries.next().is_some(),
-        Err(error) => return Err(doing(error)),
-    };
-    if is_used {
-        fs::remove_dir_all(work.scratch()).and_then(|()| fs::create_dir(work.scratch())).map_err(doing)?;
-    }
-    write_json(&path, &wanted)?;
+    let scratch = work.scratch();
+    fs::remove_dir_all(&scratch).and_then(|()| fs::create_dir(&scratch)).map_err(Error::io("empty a work dir"))?;
+    take_back(&path)?;
     let whose = match found {
         Some(found) if found.key == wanted.key => format!("is of flow {}", found.flow),
         _ => "is not known to be of this stage".to_owned(),
     };
-    Ok(is_used.then(|| format!("what an earlier attempt left {whose}: discarded, it begins anew")))
+    Ok(Some(format!("what an earlier attempt left {whose}: discarded, it begins anew")))
 }
 
 /// Lays the inputs out and says what is to be done. Only scratch survives from an earlier attempt.
@@ -88,6 +88,7 @@ pub(super) async fn set_up(cache: &Cache, attempt: &Attempt, work: &WorkDir) -> 
     }
     let job = Job {
         format: FORMAT,
+        flow: attempt.version.clone(),
         kind: stage.kind.to_owned(),
         kind_version: stage.kind_version,
         stage: stage.id.clone(),
@@ -104,17 +105,19 @@ pub(super) async fn set_up(cache: &Cache, attempt: &Attempt, work: &WorkDir) -> 
         device: attempt.device.clone(),
         threads: attempt.cores,
     };
-    for stale in [&job.events, &job.result] {
-        if stale.exists() {
-            fs::remove_file(stale).map_err(Error::io("clear a work dir"))?;
-        }
+    take_back(&job.result)?;
+    if fs::metadata(&job.events).is_ok_and(|found| found.len() > 0) {
+        fs::remove_file(&job.events).map_err(Error::io("clear a work dir"))?;
     }
     let look = |(name, artifact, path): (String, ArtifactDigest, PathBuf)| {
         Laid::look(&path).map(|laid| LaidInput { name, artifact, path, laid })
     };
     let laid: Vec<LaidInput> = all.into_iter().map(look).collect::<Result<_, _>>()?;
     let wait = laid.iter().map(|input| input.laid.settles_in()).max();
-    tokio::time::sleep(wait.unwrap_or_default()).await;
+    if let Some(wait) = wait.filter(|wait| !wait.is_zero()) {
+        // Not for nothing: the shortest sleep takes a millisecond.
+        tokio::time::sleep(wait).await;
+    }
     Ok((job, laid))
 }
 

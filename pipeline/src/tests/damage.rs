@@ -137,7 +137,7 @@ async fn a_work_dir_of_another_version_is_not_gone_on_from() {
         let work = world.cache.work_dir(&key).unwrap();
         fs_err::write(work.scratch().join("checkpoint"), "of somebody").unwrap();
         if let Some(text) = &made_by {
-            fs_err::write(work.path().join("made-by.json"), text.replace("KEY", &key.to_string())).unwrap();
+            fs_err::write(work.path().join("job.json"), text.replace("KEY", &key.to_string())).unwrap();
         }
         let ran = world.run_plan(&plan, Manner::default()).await.unwrap();
         let artifact = ran.state.stages[&id("it")].artifact.unwrap();
