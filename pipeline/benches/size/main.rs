@@ -76,10 +76,12 @@ fn main() -> ExitCode {
 fn table(counts: &[usize]) {
     println!("| graph | phase | flow, s | peak MiB | stages | ms a stage | ninja, s | flow ÷ ninja |");
     println!("| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |");
+    let mut left = Vec::new();
     for shape in Shape::ALL {
         for &count in counts {
             let folder = tempfile::tempdir().unwrap();
-            measure(&Graph { shape, count, edited: None }, folder.path());
+            let graph = Graph { shape, count, edited: None };
+            left.push((shape, count, measure(&graph, folder.path())));
         }
     }
     for &count in counts.iter().filter(|count| **count <= 1_000) {
@@ -90,9 +92,52 @@ fn table(counts: &[usize]) {
         let ninja = ninja(&graph, &folder.path().join("ninja"), false);
         row(&graph, "cold, a process a stage", &cost, ninja);
     }
+    println!("\n| graph, after its first run | log, bytes a stage | store, files a stage | store, bytes a stage |");
+    println!("| --- | ---: | ---: | ---: |");
+    for (shape, count, Left { log, files, bytes }) in &left {
+        println!("| {} {count} | {log:.0} | {files:.2} | {bytes:.0} |", shape.name());
+    }
+    // Linear: a stage among more stages leaves no more.
+    for (shape, count, here) in &left {
+        for (_, _, there) in left.iter().filter(|(other, fewer, _)| other == shape && fewer < count) {
+            let grown = |more: f64, less: f64| more > 1.1 * less;
+            let any = grown(here.log, there.log) || grown(here.files, there.files) || grown(here.bytes, there.bytes);
+            assert!(!any, "{here:?} where fewer stages leave {there:?} each");
+        }
+    }
 }
 
-fn measure(graph: &Graph, folder: &Path) {
+/// What a run leaves on the disk for each of its stages.
+#[derive(Debug, Default)]
+struct Left {
+    log: f64,
+    files: f64,
+    bytes: f64,
+}
+
+impl Left {
+    fn of(store: &Path, stages: usize) -> Self {
+        let (mut left, mut folders) = (Self::default(), vec![store.to_owned()]);
+        while let Some(folder) = folders.pop() {
+            for entry in fs_err::read_dir(folder).unwrap().map(Result::unwrap) {
+                let (path, meta) = (entry.path(), entry.metadata().unwrap());
+                if meta.is_dir() {
+                    folders.push(path);
+                } else {
+                    left.files += 1.0;
+                    left.bytes += meta.len() as f64;
+                    if path.ends_with("events.jsonl") {
+                        left.log += meta.len() as f64;
+                    }
+                }
+            }
+        }
+        let each = stages as f64;
+        Self { log: left.log / each, files: left.files / each, bytes: left.bytes / each }
+    }
+}
+
+fn measure(graph: &Graph, folder: &Path) -> Left {
     let edited = Graph { edited: Some(graph.count / 2), ..*graph };
     fs_err::write(folder.join("recipe.yaml"), graph.recipe()).unwrap();
     fs_err::write(folder.join("edited.yaml"), edited.recipe()).unwrap();
@@ -103,6 +148,7 @@ fn measure(graph: &Graph, folder: &Path) {
     let cold = spawn("run", folder, "recipe.yaml");
     assert_eq!(cold.ran, graph.count);
     row(graph, "cold, in process", &cold, None);
+    let left = Left::of(&folder.join("store"), graph.count);
     // The first run after a cold one still meets what the disk has not written.
     let again: Vec<Cost> = (0..3).map(|_| spawn("run", folder, "recipe.yaml")).collect();
     let again = again.into_iter().min_by(|a, b| a.seconds.total_cmp(&b.seconds)).unwrap();
@@ -113,6 +159,7 @@ fn measure(graph: &Graph, folder: &Path) {
     let cost = spawn("run", folder, "edited.yaml");
     assert_eq!(cost.ran, graph.reached_from(graph.count / 2), "just what depends on the edited stage runs");
     row(graph, "run, one stage edited", &cost, None);
+    left
 }
 
 fn row(graph: &Graph, phase: &str, cost: &Cost, ninja: Option<f64>) {
