@@ -33,8 +33,8 @@ pub const LEASE: Duration = Duration::from_mins(1);
 const RENEWALS: u32 = 4;
 /// How long the process of a dead run may still hold the work dir: the grace that it has, and time to die.
 const TAKEN: Duration = exec::ORPHAN_GRACE.saturating_mul(3);
-/// The work dir of a stage that took no longer is put away, and removed when the run ends. ext4 does not use an inode again for five seconds
-/// and looks at each such one whenever it makes a file, so that making and removing in turn gets slower with each stage.
+/// The work dir of a stage that took no longer is put away, and removed when the run ends: an ext4 without a journal does not use an
+/// inode again for minutes and looks at each such one whenever it makes a file, so that to make and remove gets slower each time.
 const QUICK: Duration = Duration::from_secs(1);
 const LOG_TAIL: usize = 20;
 /// A larger log is not kept with the record.
