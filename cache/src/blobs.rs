@@ -21,7 +21,7 @@ use crate::{
     staged::Staged,
     store::Store,
     tiered::Tiers,
-    trees::FEW,
+    trees::{FEW, hash_file},
 };
 
 /// A file that is to become a blob.
@@ -83,6 +83,12 @@ impl Store {
         Ok(u64::try_from(found.st_size) == Ok(size))
     }
 
+    /// Are the bytes of a blob in this folder those of its name? All of it is read.
+    fn is_whole(&self, digest: &BlobDigest, size: u64) -> Result<bool> {
+        let read = absent(hash_file(&self.blob_file(digest)?, size)).map_err(during(|| "read a blob"))?;
+        Ok(read == Some(*digest))
+    }
+
     /// [`Store::has_local`] of each of these.
     pub(crate) fn has_every_local(&self, blobs: impl IntoIterator<Item = (BlobDigest, u64)>) -> Result<bool> {
         for (blob, size) in blobs {
@@ -100,17 +106,19 @@ impl Store {
 }
 
 impl Tiers {
-    /// Publishes those of `files` that are not in the local store yet: all are staged, and then renamed. On an error nothing
-    /// half-written is visible; blobs that were renamed before it do no harm. What makes them durable is in `durable.rs`.
+    /// Publishes `files`: all are staged, and then renamed. On an error nothing half-written is visible; blobs that were renamed
+    /// before it do no harm. What makes them durable is in `durable.rs`.
+    ///
+    /// What is there under the name of one may be damaged, and its size would not tell: it is replaced, which costs no more than to
+    /// look, or, where bytes would have to be copied for it, read.
     pub(crate) fn publish(&self, files: &BTreeMap<BlobDigest, Candidate>, share: Share) -> Result<()> {
-        let missing: Vec<(&BlobDigest, &Candidate)> = files
-            .iter()
-            .filter_map(|(digest, file)| match self.local.has_local(digest, file.size) {
-                Ok(true) => None,
-                Ok(false) => Some(Ok((digest, file))),
-                Err(e) => Some(Err(e)),
-            })
-            .collect::<Result<_>>()?;
+        let mut missing: Vec<(&BlobDigest, &Candidate)> = Vec::new();
+        for (digest, file) in files {
+            let is_there = self.local.has_local(digest, file.size)?;
+            if !is_there || share == Share::Inode || !self.local.is_whole(digest, file.size)? {
+                missing.push((digest, file));
+            }
+        }
         self.batch.begin().map_err(during(|| "mark what is being published"))?;
         let outside = Linker::new();
         let linker = if share == Share::Inode { &self.linker } else { &outside };
@@ -155,7 +163,7 @@ impl Tiers {
         size: u64,
         write: impl FnOnce(&mut fs_err::File) -> io::Result<()>,
     ) -> Result<()> {
-        if self.local.has_local(digest, size)? {
+        if self.local.has_local(digest, size)? && self.local.is_whole(digest, size)? {
             self.batch.begin().map_err(during(|| "mark what is being published"))?;
             self.batch.add([self.local.blob_file(digest)?]);
             return Ok(());

@@ -19,7 +19,7 @@ use crate::{
     error::{Error, Result, during},
     layout,
     manifest::RelPath,
-    trees::{hash_file, walk},
+    trees::{hash_file, hash_folder, walk},
 };
 
 /// The system's stamps may be as coarse as its clock ticks: a change within this time of another might not show.
@@ -72,6 +72,13 @@ impl Laid {
 }
 
 impl Cache {
+    /// Does a folder hold the files of an artifact and no others? Every byte is read.
+    pub async fn is_laid_out(&self, digest: &ArtifactDigest, folder: &Path) -> Result<bool> {
+        let (digest, folder) = (*digest, folder.to_owned());
+        // What is no file, or cannot be read, is no part of an artifact.
+        blocking(move || Ok(hash_folder(&folder).is_ok_and(|manifest| manifest.digest() == digest))).await
+    }
+
     /// The files of a laid-out artifact that are not as they were: changed, gone or new. A blob that was changed through its
     /// link is set aside.
     pub async fn changes(&self, digest: &ArtifactDigest, folder: &Path, laid: Laid) -> Result<Vec<String>> {

@@ -253,3 +253,32 @@ async fn without_the_network_a_record_is_kept_here() {
     faults.heal();
     assert_eq!(cache.flush().await.uploaded, [key]);
 }
+
+/// Bytes that rot keep their size: what is published next under the same name is what its name says.
+#[tokio::test]
+async fn what_is_published_again_takes_the_place_of_what_was_damaged() {
+    use crate::BlobDigest;
+
+    let dir = tempfile::tempdir().unwrap();
+    let cache = Cache::open_local(&dir.path().join("store")).unwrap();
+    let outside = dir.path().join("in");
+    write_files(&outside, FILES);
+    let artifact = cache.publish(&outside).await.unwrap().digest;
+    let blob = cache.store().blob(&BlobDigest::of(b"one")).unwrap();
+    let damage = || {
+        fs_err::remove_file(&blob).unwrap();
+        fs_err::write(&blob, "0ne").unwrap();
+    };
+    let work = cache.work_dir(&StageKey::of(b"key")).unwrap().output();
+    for folder in [&outside, &work] {
+        damage();
+        write_files(&work, FILES);
+        assert_eq!(cache.publish(folder).await.unwrap().digest, artifact);
+        assert!(cache.verify().await.unwrap().is_sound(), "{}", folder.display());
+        fs_err::remove_dir_all(&work).unwrap();
+    }
+    damage();
+    cache.put_blob("one".into()).await.unwrap();
+    assert!(cache.verify().await.unwrap().is_sound());
+    assert_eq!(fs_err::read(outside.join("a")).unwrap(), b"one");
+}

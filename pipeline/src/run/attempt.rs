@@ -219,7 +219,7 @@ async fn try_attempt(
         return Ok(ended);
     }
     place("attempt.free")?;
-    if let Some(text) = work::trust(&work, attempt)? {
+    if let Some(text) = work::trust(cache, &work, attempt).await? {
         report(Report::Note { text });
     }
     let (job, inputs) = work::set_up(cache, attempt, &work).await?;
@@ -290,6 +290,8 @@ async fn try_attempt(
     match cache.put_record_under(&record, &attempt.lease).await {
         Ok(PutRecord::Created | PutRecord::Same) => {}
         Ok(PutRecord::Conflict(first)) => {
+            // Whoever looks again must begin anew, and not from what led here.
+            work.remove()?;
             return Err(Error::NonDeterministic {
                 stage: Box::new(stage.id.clone()),
                 key: attempt.key,

@@ -123,7 +123,7 @@ async fn a_stage_that_writes_where_it_should_not_is_caught() {
 #[tokio::test]
 async fn a_work_dir_of_another_version_is_not_gone_on_from() {
     let recipe = "\n  it: { kind: odd, with: { how: peek } }\n";
-    let of = |version: &str| format!(r#""format":1,"flow":"{version}","kind":"odd","kind_version":3"#);
+    let of = |version: &str| format!(r#""format":1,"flow":"{version}","kind":"odd","kind_version":3,"inputs":{{}}"#);
     for (made_by, trusted) in [
         (None, false),
         (Some("{".to_owned()), false),
@@ -145,4 +145,50 @@ async fn a_work_dir_of_another_version_is_not_gone_on_from() {
         assert_eq!(&seen[..], if trusted { b"1" } else { b"0" }, "{made_by:?}");
         assert_eq!(notes(&ran).iter().any(|note| note.contains("discarded")), !trusted, "{made_by:?}");
     }
+}
+
+/// A checkpoint may come of what an input was in between: neither a stage that failed for it nor one that was killed is gone on from.
+#[tokio::test]
+async fn what_was_made_of_a_changed_input_is_not_gone_on_from() {
+    let recipe = "\n  a: { kind: write, with: { text: one } }\n  it: { kind: odd, inputs: { after: [a] }, with: { how: peek } }\n";
+    for (change, trusted) in [(None, true), (Some("eno\n"), false)] {
+        let world = World::new();
+        let first = world.run("\n  a: { kind: write, with: { text: one } }\n").await;
+        let a = first.state.stages[&id("a")].artifact.unwrap();
+        let plan = world.plan(recipe, &[]).await;
+        let it = plan.stages().iter().find(|stage| stage.id == id("it")).unwrap();
+        let key = it.key_parts(&plan.numerics, |_| Some(a)).unwrap().key();
+        let work = world.cache.work_dir(&key).unwrap();
+        let laid = work.inputs().join("after/a");
+        world.cache.materialize(&a, &laid).await.unwrap();
+        let job = format!(
+            r#"{{"format":1,"flow":"0.0.0","kind":"odd","kind_version":3,"key":"{key}",
+                "inputs":{{"after":[{{"label":"a","artifact":"{a}","path":"/before/the/store/moved"}}]}}}}"#
+        );
+        fs_err::write(work.path().join("job.json"), job).unwrap();
+        fs_err::write(work.scratch().join("checkpoint"), "of it").unwrap();
+        if let Some(text) = change {
+            overwrite(&laid.join("text"), text.as_bytes());
+        }
+        let ran = world.run(recipe).await;
+        let seen = ran.state.stages[&id("it")].artifact.unwrap();
+        let seen = world.cache.read_file(&seen, &"text".parse().unwrap()).await.unwrap();
+        assert_eq!(&seen[..], if trusted { b"1" } else { b"0" }, "{change:?}");
+        let want = "it: what an earlier attempt left comes of an input that was changed meanwhile, after[a]: discarded, it begins anew";
+        assert_eq!(notes(&ran).iter().any(|note| note == want), !trusted, "{:?}", notes(&ran));
+    }
+}
+
+#[tokio::test]
+async fn what_an_earlier_attempt_wrote_beside_its_output_is_cleared() {
+    let world = World::new();
+    let recipe = "\n  it: { kind: odd, with: { how: peek } }\n";
+    let plan = world.plan(recipe, &[]).await;
+    let key = plan.stages()[0].key_parts(&plan.numerics, |_| None).unwrap().key();
+    let work = world.cache.work_dir(&key).unwrap();
+    fs_err::write(work.path().join("stray"), "").unwrap();
+    fs_err::create_dir_all(work.path().join("folder/of/strays")).unwrap();
+    std::os::unix::fs::symlink(world.cache.root(), work.path().join("link")).unwrap();
+    assert_eq!(world.run(recipe).await.phases(), ["it: Finished"]);
+    assert!(world.cache.root().join("v1").exists());
 }

@@ -162,6 +162,8 @@ async fn other_bytes_for_one_key_are_told_and_do_not_replace_the_first() {
     let artifact = first.state.stages[&id("dice")].artifact.unwrap();
     assert!(error.message.contains(&format!("where {artifact} was recorded for the same key")), "{error}");
     assert!(error.help.unwrap().contains("the artifact on record stays"));
+    let works = || fs_err::read_dir(world.cache.root().join("v1/work")).unwrap().count();
+    assert_eq!(works(), 0, "the next look begins anew, and not from what led to these bytes");
     let third = world.run(recipe).await;
     assert_eq!(third.state.stages[&id("dice")].artifact, Some(artifact));
 }
