@@ -107,8 +107,13 @@ pub(crate) fn quarantine_all() -> ObjectPath {
 
 /// Where `damaged` is set aside: its own name, so that a person sees what it was, and a number, so that nothing is lost.
 pub(crate) fn quarantine(damaged: &ObjectPath, nonce: u64) -> ObjectPath {
+    at(&format!("quarantine/{}{nonce:016x}", quarantine_of(damaged)))
+}
+
+/// Begins the names under which `damaged` was set aside.
+pub(crate) fn quarantine_of(damaged: &ObjectPath) -> String {
     let kind = damaged.parts().nth(1).map(|part| part.as_ref().to_owned()).unwrap_or_default();
-    at(&format!("quarantine/{kind}-{}-{nonce:016x}", damaged.filename().unwrap_or_default()))
+    format!("{kind}-{}-", damaged.filename().unwrap_or_default())
 }
 
 /// What was found out about the remote store of this name.

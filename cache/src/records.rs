@@ -296,6 +296,13 @@ impl Cache {
         Ok(found.into_iter().flatten().collect())
     }
 
+    /// Was a record of `key` in the local store damaged, and set aside?
+    pub fn has_set_aside_record(&self, key: &StageKey) -> bool {
+        let begins = layout::quarantine_of(&layout::record(key));
+        let found = fs_err::read_dir(self.quarantine()).into_iter().flatten().flatten();
+        found.into_iter().any(|entry| entry.file_name().to_string_lossy().starts_with(&begins))
+    }
+
     /// Removes the record of `key` from the local and the remote store; `false` if there was none. The artifact stays
     /// until `gc`. A copy that another machine fetched earlier stays in that machine's local store.
     pub async fn forget(&self, key: &StageKey) -> Result<bool> {

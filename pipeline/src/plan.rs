@@ -194,9 +194,11 @@ pub async fn plan(prepared: Prepared, numerics: Numerics, probe: &dyn Probe, rec
                     }
                     None => {
                         let artifact = probe.recorded(&key).await?;
-                        let last = if artifact.is_none() { probe.last(&stage.id).await? } else { None };
+                        let reason = match artifact {
+                            Some(_) => Reason::Evicted,
+                            None => reason::of(&parts, &stage.id, probe).await?,
+                        };
                         artifacts[at] = artifact;
-                        let reason = reason::of(&parts, artifact.is_some(), last.as_ref());
                         Verdict::Run { key: Some(key), reason, artifact }
                     }
                 }

@@ -95,6 +95,7 @@ pub fn cause_text(cause: &Cause, of: &WrittenStage) -> String {
     match &cause.why {
         Reason::NeverRun => format!("{stage} never ran"),
         Reason::Evicted => format!("the bytes of {stage} are no longer in the store"),
+        Reason::Unrecorded => format!("the record of {stage} is gone"),
         Reason::Recheck => format!("{stage} is done again to compare"),
         Reason::Changed { .. } | Reason::Upstream { .. } => format!("{stage} has {}", cause.why),
     }

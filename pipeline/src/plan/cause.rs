@@ -84,13 +84,15 @@ pub async fn explain(
 impl Explainer<'_> {
     async fn why_it_runs(&self, stage: &WrittenStage, reason: &Reason) -> Result<Step> {
         Ok(match reason {
-            Reason::NeverRun | Reason::Evicted | Reason::Recheck => {
+            Reason::NeverRun | Reason::Evicted | Reason::Unrecorded | Reason::Recheck => {
                 Step { own: vec![reason.clone()], follow: Vec::new() }
             }
             Reason::Changed { changes } => Step::of(stage, changes),
             Reason::Upstream { stages } => {
                 let Some(last) = self.probe.last(&stage.stage).await? else {
-                    return Ok(Step { own: vec![Reason::NeverRun], follow: Vec::new() });
+                    let gone = self.probe.has_ended(&stage.stage).await?;
+                    let why = if gone { Reason::Unrecorded } else { Reason::NeverRun };
+                    return Ok(Step { own: vec![why], follow: Vec::new() });
                 };
                 let (parts, unknown) = stage.known_parts(&self.plan.numerics, self.artifacts);
                 let open: BTreeSet<String> = unknown.iter().map(|role| input_path(role)).collect();

@@ -20,12 +20,10 @@ pub trait Probe: Send + Sync {
     async fn hit(&self, key: &StageKey) -> Result<Option<ArtifactDigest>>;
     /// The artifact that is on record for this key, even if bytes of it are missing.
     async fn recorded(&self, key: &StageKey) -> Result<Option<ArtifactDigest>>;
-    /// Whether there is a record of this key, even if bytes are missing.
-    async fn is_recorded(&self, key: &StageKey) -> Result<bool> {
-        Ok(self.recorded(key).await?.is_some())
-    }
     /// The parts of the key with which a stage of this name last ended.
     async fn last(&self, stage: &StageId) -> Result<Option<KeyParts>>;
+    /// Whether a stage of this name ever ended well, whatever became of its record.
+    async fn has_ended(&self, stage: &StageId) -> Result<bool>;
     /// The parts of a key with which this artifact was made: by the stage of this name, or else by any.
     async fn made(&self, artifact: &ArtifactDigest, stage: &StageId) -> Result<Option<KeyParts>>;
 }
@@ -62,6 +60,10 @@ impl Probe for CacheProbe<'_> {
         let record = self.cache.record(&key).await?;
         // A record of an older version may have parts that no longer read: then there is nothing to compare with.
         Ok(record.and_then(|record| KeyParts::deserialize(record.parts).ok()))
+    }
+
+    async fn has_ended(&self, stage: &StageId) -> Result<bool> {
+        Ok(self.cache.latest(self.recipe, &stage.to_string())?.is_some())
     }
 
     async fn made(&self, artifact: &ArtifactDigest, stage: &StageId) -> Result<Option<KeyParts>> {

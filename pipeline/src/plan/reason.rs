@@ -2,8 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::Probe;
 pub use crate::key::Change;
-use crate::{key::KeyParts, names::StageId};
+use crate::{error::Result, key::KeyParts, names::StageId};
 
 /// Why a stage would run, or ran.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,19 +24,19 @@ pub enum Reason {
     },
     /// It was done, but its bytes are no longer all in the store.
     Evicted,
+    /// It was done, but the record of it is gone: forgotten, or damaged and set aside.
+    Unrecorded,
     /// It was done, and shall be done again to compare.
     Recheck,
 }
 
-/// The reason for a stage with these parts, which is not in the cache.
-pub fn of(parts: &KeyParts, recorded: bool, last: Option<&KeyParts>) -> Reason {
-    if recorded {
-        return Reason::Evicted;
-    }
-    match last {
+/// The reason for a stage with these parts, which is not on record.
+pub async fn of(parts: &KeyParts, stage: &StageId, probe: &dyn Probe) -> Result<Reason> {
+    Ok(match probe.last(stage).await? {
+        Some(last) => Reason::Changed { changes: parts.changes_from(&last) },
+        None if probe.has_ended(stage).await? => Reason::Unrecorded,
         None => Reason::NeverRun,
-        Some(last) => Reason::Changed { changes: parts.changes_from(last) },
-    }
+    })
 }
 
 fn shorten(text: &str) -> String {
@@ -79,6 +80,7 @@ impl std::fmt::Display for Reason {
         match self {
             Self::NeverRun => write!(f, "never run"),
             Self::Evicted => write!(f, "its bytes are no longer in the store"),
+            Self::Unrecorded => write!(f, "its record is gone"),
             Self::Recheck => write!(f, "to compare with what is on record"),
             Self::Upstream { stages } => {
                 let names: Vec<String> = stages.iter().take(4).map(ToString::to_string).collect();

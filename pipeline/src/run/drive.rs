@@ -302,9 +302,15 @@ impl Driver<'_> {
         let key = lease.key;
         let stage = self.plan.stages()[at].clone();
         let cores = capacity::need(&stage, self.options.capacity).cores;
-        let evicted = (reason == Reason::Evicted).then(|| reason.to_string());
+        let lost = match reason {
+            Reason::Unrecorded if self.cache.has_set_aside_record(&key) => {
+                Some("its record was damaged, and is in the store's `quarantine`".to_owned())
+            }
+            Reason::Evicted | Reason::Unrecorded => Some(reason.to_string()),
+            _ => None,
+        };
         self.tell(Event::StageStarted { stage: stage.id.clone(), key, reason, cores });
-        if let Some(why) = evicted {
+        if let Some(why) = lost {
             self.tell(Event::StageNote { stage: stage.id.clone(), text: format!("{why}: it is made again") });
         }
         let inputs = stage
@@ -468,7 +474,8 @@ async fn claim(
                 give_back(cache, &lease).await;
                 return Ok(Claimed::Hit(artifact));
             }
-            let why = reason::of(parts, answers.is_recorded(&key).await?, answers.last(stage).await?.as_ref());
+            let is_recorded = answers.recorded(&key).await?.is_some();
+            let why = if is_recorded { Reason::Evicted } else { reason::of(parts, stage, &answers).await? };
             Ok(Claimed::Ours(lease, why))
         }
     }

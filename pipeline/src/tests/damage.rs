@@ -90,8 +90,16 @@ async fn a_damaged_record_is_set_aside_and_its_stage_done_again() {
     let record = world.cache.root().join("v1/records").join(&key[..2]).join(format!("{key}.json"));
     let text = fs_err::read(&record).unwrap();
     overwrite(&record, &text[..text.len() / 2]);
-    assert_eq!(world.run(RECIPE).await.made, ["a"]);
+    let ran = world.run(RECIPE).await;
+    assert_eq!(ran.made, ["a"]);
+    assert_eq!(notes(&ran), ["a: its record was damaged, and is in the store's `quarantine`: it is made again"]);
     assert_eq!(world.run(RECIPE).await.made, [""; 0]);
+
+    let key = first.state.stages[&id("b")].key.unwrap();
+    assert!(world.cache.forget(&key).await.unwrap());
+    let ran = world.run(RECIPE).await;
+    assert_eq!(ran.made, ["b"]);
+    assert_eq!(notes(&ran), ["b: its record is gone: it is made again"]);
 }
 
 #[tokio::test]
