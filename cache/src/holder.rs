@@ -40,14 +40,24 @@ impl Holder {
 
     /// Is the process known to be gone? `false` where it lives or where that cannot be seen from here.
     pub fn is_dead(&self) -> bool {
+        self.lives() == Some(false)
+    }
+
+    /// Is the process known to live? `false` where it has ended or where that cannot be seen from here.
+    pub(crate) fn is_seen_alive(&self) -> bool {
+        self.lives() == Some(true)
+    }
+
+    /// Nothing where that cannot be seen from here.
+    fn lives(&self) -> Option<bool> {
         // Without a boot id (not Linux) a host name alone does not say that it is this machine since this boot.
         if self.boot.is_empty() || self.boot != boot() || self.host != host_name() {
-            return false;
+            return None;
         }
-        match start_of(self.pid) {
-            Some(start) => start != self.pid_start,
-            None => !Path::new("/proc").join(self.pid.to_string()).exists(),
-        }
+        Some(match start_of(self.pid) {
+            Some(start) => start == self.pid_start,
+            None => Path::new("/proc").join(self.pid.to_string()).exists(),
+        })
     }
 }
 

@@ -14,7 +14,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::{cache::Cache, digest::StageKey, error::Result, holder::Holder, layout, staged::nonce};
+use crate::{cache::Cache, digest::StageKey, error::Result, holder::Holder, layout, staged::nonce, store::Store};
 
 /// The right to work on a stage key.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,7 +69,8 @@ impl Lease {
 
 impl Cache {
     /// Asks for the lease of `key` until `now + ttl`. A lease that expired, was released, or whose holder is a process of
-    /// this host that has ended, is passed on with the next attempt number. A lease file that cannot be read is
+    /// this host that has ended, is passed on with the next attempt number. Where the holder lives on this host, a lease has
+    /// expired only once it was seen for two lifetimes and not renewed. A lease file that cannot be read is
     /// taken as expired: the fence keeps its holder, should there be one, from publishing.
     pub async fn acquire(&self, key: &StageKey, holder: &Holder, now: SystemTime, ttl: Duration) -> Result<Acquired> {
         loop {
@@ -79,7 +80,9 @@ impl Cache {
                 && let Some(current) = self.attempt(key, last).await?
             {
                 let until = UNIX_EPOCH + Duration::from_millis(current.until);
-                let holds = !current.released && now < until && !current.holder.is_dead();
+                // Of a process that lives on this machine a clock that jumped says nothing.
+                let lasts = now < until || current.holder.is_seen_alive();
+                let holds = !current.released && lasts && !current.holder.is_dead();
                 if holds && !self.is_silent(key, (last, current.until), now, ttl) {
                     return Ok(Acquired::HeldBy { holder: current.holder, until });
                 }
@@ -120,25 +123,47 @@ impl Cache {
 
     /// Prolongs the lease until `now` plus its time to live; `false` if it was lost, and then nothing may be published.
     pub async fn renew(&self, lease: &Lease, now: SystemTime) -> Result<bool> {
-        if !self.still_holds(lease).await? {
-            return Ok(false);
-        }
-        self.shared().replace(&layout::lease(&lease.key, lease.attempt), lease.file(now + lease.ttl, false)).await?;
-        self.still_holds(lease).await
+        self.shared().renew(lease, now).await
     }
 
     /// Gives the lease back; `false` if it was lost before. Its file stays, so that the number is not used again.
     pub async fn release(&self, lease: &Lease) -> Result<bool> {
-        if !self.still_holds(lease).await? {
-            return Ok(false);
-        }
-        // One that cannot be read has ended too.
-        self.shared().overwrite(&layout::lease(&lease.key, lease.attempt), lease.file(UNIX_EPOCH, true)).await?;
-        Ok(true)
+        self.shared().release(lease).await
     }
 
     /// Is there no later attempt? A lease that has expired and that nobody else took is still held.
     pub async fn still_holds(&self, lease: &Lease) -> Result<bool> {
+        self.shared().still_holds(lease).await
+    }
+
+    async fn attempts(&self, key: &StageKey) -> Result<Vec<u64>> {
+        self.shared().attempts(key).await
+    }
+
+    async fn attempt(&self, key: &StageKey, attempt: u64) -> Result<Option<Attempt>> {
+        self.shared().attempt(key, attempt).await
+    }
+}
+
+impl Store {
+    pub(crate) async fn renew(&self, lease: &Lease, now: SystemTime) -> Result<bool> {
+        if !self.still_holds(lease).await? {
+            return Ok(false);
+        }
+        self.replace(&layout::lease(&lease.key, lease.attempt), lease.file(now + lease.ttl, false)).await?;
+        self.still_holds(lease).await
+    }
+
+    pub(crate) async fn release(&self, lease: &Lease) -> Result<bool> {
+        if !self.still_holds(lease).await? {
+            return Ok(false);
+        }
+        // One that cannot be read has ended too.
+        self.overwrite(&layout::lease(&lease.key, lease.attempt), lease.file(UNIX_EPOCH, true)).await?;
+        Ok(true)
+    }
+
+    async fn still_holds(&self, lease: &Lease) -> Result<bool> {
         if self.attempts(&lease.key).await?.last() != Some(&lease.attempt) {
             return Ok(false);
         }
@@ -148,14 +173,14 @@ impl Cache {
 
     /// The numbers of the attempts that have a file, ascending.
     async fn attempts(&self, key: &StageKey) -> Result<Vec<u64>> {
-        let found = self.shared().names(&layout::leases(key)).await?;
+        let found = self.names(&layout::leases(key)).await?;
         let mut found: Vec<u64> = found.iter().filter_map(|name| layout::attempt(name)).collect();
         found.sort_unstable();
         Ok(found)
     }
 
     async fn attempt(&self, key: &StageKey, attempt: u64) -> Result<Option<Attempt>> {
-        let bytes = self.shared().read(&layout::lease(key, attempt)).await?;
+        let bytes = self.read(&layout::lease(key, attempt)).await?;
         Ok(bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok()))
     }
 }

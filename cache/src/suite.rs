@@ -426,6 +426,18 @@ pub async fn clocks_that_jump_hold_nobody_up(clients: Clients) {
     let far = granted(clients.first.acquire(&key, &stranger("eve"), ahead + MINUTE, MINUTE).await.unwrap());
     assert!(!clients.second.still_holds(&new).await.unwrap());
     assert!(clients.first.still_holds(&far).await.unwrap());
+    // But not from a process that is seen to live here, and that renews it.
+    if cfg!(target_os = "linux") {
+        let key = StageKey::of(b"here");
+        let here = granted(clients.first.acquire(&key, &Holder::this_process("here"), now, MINUTE).await.unwrap());
+        let ask = async |now| clients.second.acquire(&key, &stranger("bob"), now, MINUTE).await.unwrap();
+        assert!(matches!(ask(ahead).await, Acquired::HeldBy { .. }));
+        assert!(clients.first.renew(&here, now + MINUTE / 4).await.unwrap());
+        assert!(matches!(ask(ahead + 3 * MINUTE).await, Acquired::HeldBy { .. }));
+        assert!(matches!(ask(ahead + 5 * MINUTE).await, Acquired::HeldBy { .. }));
+        // One that hangs does not hold it for ever.
+        granted(ask(ahead + 6 * MINUTE).await);
+    }
 }
 
 /// However many ask at once, one gets it, again and again.

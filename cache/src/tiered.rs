@@ -6,16 +6,19 @@
 //! ```
 //!
 //! The remote record comes last, so that what is recorded there is complete there. The mark survives a crash: the next process
-//! that opens the store goes on where this one stopped.
+//! that opens the store goes on where this one stopped. Until then the lease of the key is kept: whoever gets it next finds the
+//! record.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     path::PathBuf,
     sync::Arc,
+    time::{Duration, SystemTime},
 };
 
 use futures::{
     StreamExt, TryStreamExt,
+    future::BoxFuture,
     stream::{self, FuturesUnordered},
 };
 use tokio::sync::{
@@ -29,6 +32,7 @@ use crate::{
     durable::Batch,
     error::{Error, Result, during},
     layout,
+    leases::Lease,
     link::Linker,
     manifest::Manifest,
     records::{PutRecord, Record},
@@ -122,6 +126,8 @@ pub struct FlushReport {
 
 enum Job {
     Upload(StageKey),
+    /// Give the lease back once the record of its key is in the remote store, or could not be brought there.
+    Release(Lease),
     Flush(oneshot::Sender<FlushReport>),
 }
 
@@ -145,6 +151,63 @@ impl Uploads {
     }
 }
 
+/// The leases that are kept while the records of their keys are on the way.
+#[derive(Default)]
+struct Kept {
+    leases: BTreeMap<StageKey, Lease>,
+    /// Keys of which the upload has not ended.
+    open: BTreeSet<StageKey>,
+    calls: FuturesUnordered<BoxFuture<'static, ()>>,
+}
+
+impl Kept {
+    /// Takes a lease, for as long as it is needed.
+    fn keep(&mut self, remote: &Store, lease: Lease) {
+        if self.open.contains(&lease.key) {
+            self.leases.insert(lease.key, lease);
+        } else {
+            self.give_back(remote, lease);
+        }
+    }
+
+    fn give_back(&mut self, remote: &Store, lease: Lease) {
+        let remote = remote.clone();
+        self.calls.push(Box::pin(async move {
+            if let Err(error) = remote.release(&lease).await {
+                tracing::warn!(%error, "a lease could not be given back");
+            }
+        }));
+    }
+
+    fn ended(&mut self, remote: &Store, key: &StageKey, uploaded: bool) {
+        self.open.remove(key);
+        // What failed is tried again before the end.
+        if uploaded && let Some(lease) = self.leases.remove(key) {
+            self.give_back(remote, lease);
+        }
+    }
+
+    fn give_all_back(&mut self, remote: &Store) {
+        while let Some((_, lease)) = self.leases.pop_first() {
+            self.give_back(remote, lease);
+        }
+    }
+
+    fn renew_all(&mut self, remote: &Store) {
+        for lease in self.leases.values().cloned() {
+            let remote = remote.clone();
+            self.calls.push(Box::pin(async move {
+                // Who lost it hears so from the remote record.
+                if let Err(error) = remote.renew(&lease, SystemTime::now()).await {
+                    tracing::warn!(%error, "a lease could not be renewed");
+                }
+            }));
+        }
+    }
+}
+
+/// How often a lease that is kept is renewed: a fraction of what any lives.
+const RENEWAL: Duration = Duration::from_secs(10);
 /// How many records are on their way at once, each with up to [`BLOBS_AT_ONCE`] of its blobs.
 const AT_ONCE: usize = 8;
 /// How many blobs of one record are on their way at once.
@@ -157,6 +220,9 @@ async fn work(tiers: Arc<Tiers>, mut queue: UnboundedReceiver<Job>) {
     let mut running = FuturesUnordered::new();
     let mut flushes = VecDeque::new();
     let mut open = true;
+    let mut kept = Kept { open: waiting.iter().copied().collect(), ..Kept::default() };
+    let mut renewal = tokio::time::interval(RENEWAL);
+    renewal.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     // Whether what failed before has been tried again for the flush that is first in line.
     let mut tried_again = false;
     loop {
@@ -171,7 +237,11 @@ async fn work(tiers: Arc<Tiers>, mut queue: UnboundedReceiver<Job>) {
             waiting.extend(pending(&tiers).await);
             continue;
         }
+        if running.is_empty() && (!open || !flushes.is_empty()) {
+            kept.give_all_back(remote);
+        }
         if running.is_empty()
+            && kept.calls.is_empty()
             && let Some(done) = flushes.pop_front()
         {
             tried_again = false;
@@ -181,11 +251,20 @@ async fn work(tiers: Arc<Tiers>, mut queue: UnboundedReceiver<Job>) {
         }
         tokio::select! {
             job = queue.recv(), if open => match job {
-                Some(Job::Upload(key)) => waiting.push_back(key),
+                Some(Job::Upload(key)) => {
+                    kept.open.insert(key);
+                    waiting.push_back(key);
+                }
+                Some(Job::Release(lease)) => kept.keep(remote, lease),
                 Some(Job::Flush(done)) => flushes.push_back(done),
                 None => open = false,
             },
-            Some((key, outcome)) = running.next() => report.note(key, outcome, remote),
+            Some((key, outcome)) = running.next() => {
+                kept.ended(remote, &key, outcome.is_ok());
+                report.note(key, outcome, remote);
+            }
+            Some(()) = kept.calls.next() => {}
+            _ = renewal.tick(), if !kept.leases.is_empty() => kept.renew_all(remote),
             else => return,
         }
     }
@@ -235,6 +314,17 @@ impl Cache {
             Some(uploads) if uploads.jobs.send(Job::Flush(done)).is_ok() => report.await.unwrap_or_default(),
             _ => FlushReport::default(),
         }
+    }
+
+    /// [`Cache::release`] of a lease under which a record was put, once whoever gets it next will find the record: with a remote
+    /// store that is after its upload. [`Cache::flush`] waits for that too.
+    pub async fn release_recorded(&self, lease: Lease) -> Result<()> {
+        match self.uploads() {
+            // Fails only when the runtime is shutting down; then the holder is gone in a moment.
+            Some(uploads) => drop(uploads.jobs.send(Job::Release(lease))),
+            None => drop(self.release(&lease).await?),
+        }
+        Ok(())
     }
 
     /// The keys whose records are still to be uploaded.

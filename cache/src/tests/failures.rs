@@ -1,6 +1,11 @@
 //! Every step fails once: nothing half-made is ever seen, and the next try succeeds.
 
-use std::{io, path::Path, sync::Arc};
+use std::{
+    io,
+    path::Path,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use object_store::{
     CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, PutMultipartOptions,
@@ -8,9 +13,9 @@ use object_store::{
 };
 
 use crate::{
-    ArtifactDigest, Cache, Error, PutRecord, Result, StageKey,
+    Acquired, ArtifactDigest, Cache, Error, PutRecord, Result, StageKey,
     faults::Faults,
-    suite::{read_files, record, write_files},
+    suite::{read_files, record, stranger, write_files},
 };
 
 const FILES: &[(&str, &[u8])] = &[("a", b"one"), ("b/c", b"two"), ("b/d", b""), ("e", b"one")];
@@ -281,4 +286,51 @@ async fn what_is_published_again_takes_the_place_of_what_was_damaged() {
     cache.put_blob("one".into()).await.unwrap();
     assert!(cache.verify().await.unwrap().is_sound());
     assert_eq!(fs_err::read(outside.join("a")).unwrap(), b"one");
+}
+
+/// Of two machines the second must not begin what the first has done and is still uploading.
+#[tokio::test]
+async fn a_lease_is_kept_until_its_record_is_where_others_look() {
+    let dir = tempfile::tempdir().unwrap();
+    let faults = Faults::new(io::ErrorKind::NotConnected);
+    let remote: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+    let open = async |name: &str, remote| Cache::open_over(&dir.path().join(name), remote, "memory".into()).await;
+    let (ours, theirs) =
+        (open("ours", faults.over(remote.clone())).await.unwrap(), open("theirs", remote).await.unwrap());
+    write_files(&dir.path().join("in"), FILES);
+    let now = SystemTime::now();
+    let acquire = async |cache: &Cache, key: &StageKey, who: &str| {
+        cache.acquire(key, &stranger(who), now, Duration::from_mins(10)).await.unwrap()
+    };
+    for reachable in [true, false] {
+        let key = StageKey::of(&[u8::from(reachable)]);
+        let Acquired::Yes(lease) = acquire(&ours, &key, "ada").await else { panic!("nobody has it") };
+        let artifact = ours.publish(&dir.path().join("in")).await.unwrap().digest;
+        ours.put_record_under(&record(key, artifact), &lease).await.unwrap();
+        if !reachable {
+            faults.fail_from(0);
+        }
+        ours.release_recorded(lease).await.unwrap();
+        // Whether it is uploaded by now or not: who gets the lease finds the record.
+        let mut looks = 0;
+        while reachable {
+            match acquire(&theirs, &key, "bob").await {
+                Acquired::Yes(_) => break,
+                Acquired::HeldBy { holder, .. } => assert_eq!(holder, stranger("ada")),
+            }
+            looks += 1;
+            tokio::task::yield_now().await;
+        }
+        if reachable {
+            assert!(looks > 0, "it was kept");
+            assert!(theirs.hit(&key).await.unwrap().is_some());
+            continue;
+        }
+        // What cannot be uploaded holds up nobody for longer than its run.
+        assert!(ours.flush().await.failed.contains_key(&key));
+        faults.heal();
+        assert!(matches!(acquire(&theirs, &key, "bob").await, Acquired::HeldBy { .. }), "it could not be given back");
+        let later = theirs.acquire(&key, &stranger("bob"), now + Duration::from_mins(11), Duration::from_mins(1)).await;
+        assert!(matches!(later.unwrap(), Acquired::Yes(_)));
+    }
 }

@@ -89,6 +89,8 @@ pub enum Ended {
     },
     /// The stage was stopped.
     Stopped,
+    /// Another run got the lease while this one was away, and nothing was published: that one's result is waited for.
+    TakenOver,
     /// It could not begin, since the bytes of an input are damaged or gone: that one must be made again first.
     Lost {
         /// The input.
@@ -130,7 +132,7 @@ pub async fn attempt(
         };
         tokio::select! {
             given = turn => if given.is_err() { return Ended::Stopped },
-            () = renew(&cache, &attempt.lease, due, &enough) => return taken_over(),
+            () = renew(&cache, &attempt.lease, due, &enough) => return Ended::TakenOver,
             // An error means that nobody is left who could ask.
             _ = stop.wait_for(|stop| *stop > Stop::No) => return Ended::Stopped,
         }
@@ -248,7 +250,7 @@ async fn try_attempt(
     let exit = tokio::select! {
         exit = executor.execute(&task, stop.clone(), &mut hear) => exit?,
         // What is dropped here is killed.
-        () = &mut renewal => return Ok(taken_over()),
+        () = &mut renewal => return Ok(Ended::TakenOver),
     };
     // Ended, not dropped: a renewal that is cut off may still be written, and undo a release that comes after it.
     enough.notify_one();
@@ -260,7 +262,7 @@ async fn try_attempt(
     }
 
     if !cache.still_holds(&attempt.lease).await? {
-        return Ok(taken_over());
+        return Ok(Ended::TakenOver);
     }
     if let Some(error) = work::strayed(cache, &work, inputs).await? {
         return Ok(Ended::Failed { error, log_tail: tail_of(&attempt.log, LOG_TAIL), again: false });
@@ -299,7 +301,7 @@ async fn try_attempt(
                 second: published.digest,
             });
         }
-        Err(flow_cache::Error::LeaseLost { .. }) => return Ok(taken_over()),
+        Err(flow_cache::Error::LeaseLost { .. }) => return Ok(Ended::TakenOver),
         Err(error) => return Err(error.into()),
     }
     place("attempt.recorded")?;
@@ -359,15 +361,6 @@ async fn renew(cache: &Cache, lease: &Lease, due: tokio::time::Instant, enough: 
             // A store that is away for a moment ends no work; one that stays away shows when the result is published.
             Err(error) => tracing::warn!(%error, "a lease could not be renewed"),
         }
-    }
-}
-
-fn taken_over() -> Ended {
-    Ended::Failed {
-        error: StageError::new("another run took this stage over while this one was away; nothing was published")
-            .with_help("run again: the other run's result will be taken"),
-        log_tail: Vec::new(),
-        again: false,
     }
 }
 

@@ -398,11 +398,18 @@ impl Driver<'_> {
             }
             Answer::Ended(at, ended, lease) => {
                 self.again.remove(&at);
-                give_back(self.cache, &lease).await;
+                let key = lease.key;
+                match &ended {
+                    Ended::Done { .. } => {
+                        if let Err(error) = self.cache.release_recorded(lease).await {
+                            tracing::warn!(%error, "a lease could not be given back");
+                        }
+                    }
+                    _ => give_back(self.cache, &lease).await,
+                }
                 match ended {
                     Ended::Done { artifact, seconds, bytes } => {
                         self.artifacts[at] = Some(artifact);
-                        let key = lease.key;
                         self.remember(at, &key);
                         self.tell(Event::StageFinished { stage: self.id(at), key, artifact, seconds, bytes });
                         Input::Done(at)
@@ -411,8 +418,13 @@ impl Driver<'_> {
                         self.tell(Event::StageFailed { stage: self.id(at), error, log_tail });
                         Input::Failed(at)
                     }
+                    Ended::TakenOver if !closed => {
+                        let text = "another run took it over while this one was away, and its result is waited for";
+                        self.tell(Event::StageNote { stage: self.id(at), text: text.to_owned() });
+                        Input::Busy(at)
+                    }
                     Ended::Lost { artifact, why } => self.make_again(at, artifact, why),
-                    Ended::Stopped => {
+                    Ended::Stopped | Ended::TakenOver => {
                         self.tell(Event::StageStopped { stage: self.id(at) });
                         Input::Stopped(at)
                     }

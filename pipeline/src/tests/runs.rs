@@ -1,8 +1,11 @@
 //! Whole runs through the real driver, scheduler and cache.
 
-use std::io;
+use std::{
+    io,
+    time::{Duration, SystemTime},
+};
 
-use flow_cache::{Cache, faults::Faults};
+use flow_cache::{Acquired, Cache, Holder, faults::Faults};
 
 use super::world::{Manner, World};
 use crate::{
@@ -272,4 +275,49 @@ async fn a_full_disk_publishes_nothing_half_made() {
         let text = again.state.stages[&id("end")].artifact.unwrap();
         assert_eq!(&world.cache.read_file(&text, &"text".parse().unwrap()).await.unwrap()[..], b"one");
     }
+}
+
+/// As when a clock jumps, or this process was halted for long: the other one's result is right, and this run has not failed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_another_run_took_over_is_taken_from_it() {
+    let world = World::new();
+    let recipe = "
+  slow: { kind: odd, with: { how: wait } }
+  end: { kind: trim, inputs: { text: slow } }
+";
+    let plan = world.plan(recipe, &[]).await;
+    let slow = plan.stages().iter().find(|stage| stage.id == id("slow")).unwrap();
+    let key = slow.key_parts(&plan.numerics, |_| None).unwrap().key();
+    let rival = async {
+        let work = world.cache.root().join("v1/work").join(key.to_string());
+        while !work.join("scratch/saved").exists() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let (minute, holder) =
+            (Duration::from_mins(1), Holder { host: "elsewhere".into(), ..Holder::this_process("rival") });
+        let mut later = SystemTime::now() + Duration::from_hours(100);
+        let lease = loop {
+            match world.cache.acquire(&key, &holder, later, minute).await.unwrap() {
+                Acquired::Yes(lease) => break lease,
+                Acquired::HeldBy { .. } => later += 3 * minute,
+            }
+        };
+        let out = world.dir.path().join("out");
+        fs_err::create_dir(&out).unwrap();
+        fs_err::write(out.join("text"), "theirs\n").unwrap();
+        let artifact = world.cache.publish(&out).await.unwrap().digest;
+        world.cache.put_record_under(&flow_cache::suite::record(key, artifact), &lease).await.unwrap();
+        world.cache.release(&lease).await.unwrap();
+        fs_err::write(work.join("scratch/go"), "").unwrap();
+        artifact
+    };
+    let (ran, theirs) = tokio::join!(world.run_plan(&plan, Manner::default()), rival);
+    let ran = ran.unwrap();
+    assert_eq!(ran.phases(), ["end: Finished", "slow: Cached"]);
+    assert_eq!(ran.state.stages[&id("slow")].artifact, Some(theirs));
+    let notes = ran
+        .events
+        .iter()
+        .filter(|event| matches!(&event.what, Event::StageNote { text, .. } if text.contains("took it over")));
+    assert_eq!(notes.count(), 1);
 }

@@ -264,7 +264,7 @@ pub enum How {
     Stray,
     /// Writes how many files it found in its scratch.
     Peek,
-    /// Goes on until it is asked to stop, and the next time to its end.
+    /// Goes on until it is asked to stop, and the next time to its end; or until `go` is in its scratch.
     Wait,
 }
 
@@ -317,7 +317,7 @@ impl Kind for Odd {
                 if !saved.exists() {
                     fs_err::write(&saved, "").map_err(|error| StageError::from_error(&error))?;
                     ctx.note("waiting");
-                    while !ctx.is_cancelled() {
+                    while !ctx.is_cancelled() && !ctx.scratch().join("go").exists() {
                         std::thread::sleep(Duration::from_millis(1));
                     }
                     ctx.check_cancelled()?;
