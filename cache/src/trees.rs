@@ -237,6 +237,15 @@ impl Cache {
         }
     }
 
+    /// Can the artifact be had, with every byte as it should be? All are read, and what is damaged is set aside.
+    pub async fn is_sound(&self, digest: &ArtifactDigest) -> Result<bool> {
+        match self.fetch_sound(digest).await {
+            Ok(_) => Ok(true),
+            Err(Error::Corrupt { .. } | Error::NoBlob { .. } | Error::NoArtifact { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Makes `dest`, which must not exist, a folder with the files of the artifact: clones of or hard links to blobs
     /// where the disk can, all read-only. It appears whole or not at all, and every byte of it was checked.
     pub async fn materialize(&self, digest: &ArtifactDigest, dest: &Path) -> Result<()> {

@@ -77,6 +77,19 @@ fn cached(plan: &Plan) -> RunState {
     state
 }
 
+/// Whether the bytes of a report that is cached are damaged. They are read after the run: what is found before it is made again in it.
+pub async fn is_damaged(plan: &Plan, cache: &Cache) -> Result<bool, Failure> {
+    let mut damaged = false;
+    for (stage, verdict) in plan.stages().iter().zip(&plan.verdicts) {
+        if let Verdict::Cached { artifact, .. } = verdict
+            && stage.kind == KIND
+        {
+            damaged |= !cache.is_sound(artifact).await?;
+        }
+    }
+    Ok(damaged)
+}
+
 /// Writes the report of each `report` stage that has an artifact; the folder, or nothing where there is none. With several,
 /// each has a folder of its own below it.
 pub async fn write(

@@ -87,7 +87,10 @@ async fn run_recipe(recipe: &Recipe, args: &RunArgs, json: bool) -> Ended {
     let device = args.device.device(recipe);
     let cache = planning::open(&args.store).await?;
     let prepared = planning::prepare(recipe, &registry, &cache, &args.stages)?;
-    let plan = planning::plan(prepared, &cache, device, &args.recheck).await?;
+    let mut plan = planning::plan(prepared.clone(), &cache, device, &args.recheck).await?;
+    if report::is_damaged(&plan, &cache).await? {
+        plan = planning::plan(prepared, &cache, device, &args.recheck).await?;
+    }
     let capacity = machine::capacity(args.device.threads, flow_stages::device::count(device));
     capacity::check(&plan, capacity, &recipe.profiles)?;
     let blocked = plan.blocked();

@@ -126,6 +126,27 @@ fn damage_is_found_named_and_mended() {
     assert_eq!((&json["sound"], &json["corrupt_blobs"]), (&Value::Bool(true), &Value::Array(Vec::new())));
 }
 
+/// Only the writing of the pages reads a report that is cached.
+#[test]
+fn a_damaged_report_is_made_again_in_the_run_that_meets_it() {
+    let environment = TestEnvironment::finished();
+    let report = environment.artifacts("report/tiny")["report"].clone();
+    let tables =
+        || walk(&environment.path("report/tiny/tables")).iter().map(|file| fs::read(file).unwrap()).collect::<Vec<_>>();
+    let before = tables();
+    let blob = blob(&environment, &report, ".json");
+    let mut bytes = fs::read(&blob).unwrap();
+    bytes[0] ^= 1;
+    overwrite(&blob, &bytes);
+    fs::remove_dir_all(environment.path("report")).unwrap();
+    let ran = environment.run(&[]).succeeded();
+    assert_eq!(ran.stages("stage-started"), names(["report"]));
+    let note = ran.lines().into_iter().find(|line| line["event"] == "stage-note").unwrap();
+    assert_eq!(note["text"], "its bytes are no longer in the store: it is made again");
+    assert_eq!(tables(), before);
+    assert!(environment.flow(&["cache", "verify"]).succeeded().stdout.contains("sound"));
+}
+
 /// The tiny recipe run twice: with another expert of the sea the second time.
 fn two_runs() -> TestEnvironment {
     let environment = TestEnvironment::finished();
