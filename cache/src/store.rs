@@ -19,7 +19,7 @@ use crate::{
     cache::{absent, blocking},
     digest::BlobDigest,
     error::{Error, Result, during},
-    failpoint, folder, layout,
+    failpoint, folder, layout, plain,
     staged::nonce,
 };
 
@@ -157,7 +157,7 @@ impl Store {
             if self.make_way(path)? {
                 return Ok(None);
             }
-            return Ok(self.plainly("read", path, || absent(fs_err::read(file))).await?.map(Bytes::from));
+            return Ok(self.plainly("read", path, move || absent(plain::read(&file))).await?.map(Bytes::from));
         }
         match self.objects.get(path).await {
             Ok(found) => found.bytes().await.map(Some).map_err(self.explain("read", path)),
@@ -348,7 +348,7 @@ struct Reader {
 impl Reader {
     async fn open(path: &Path, size: u64) -> Result<Self> {
         let at = path.to_owned();
-        let file = blocking(move || fs_err::File::open(at).map_err(during(|| "open a blob"))).await?;
+        let file = blocking(move || plain::open(&at).map_err(during(|| "open a blob"))).await?;
         Ok(Self { state: Some((file, blake3::Hasher::new())), path: path.to_owned(), left: size })
     }
 

@@ -4,6 +4,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     io::Write,
+    sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -49,18 +50,16 @@ impl Terminal {
         // On a terminal that cannot move its cursor (`TERM=dumb`) nothing would be drawn: it gets lines, as a pipe does.
         let bars = MultiProgress::new();
         let live = console::user_attended_stderr() && !bars.is_hidden();
+        if live {
+            *drawn() = Some(bars.clone());
+        }
         Self { bars, running: BTreeMap::new(), whole: None, width: 0, hollow, live }
     }
 
     fn line(&self, verb: &str, colour: &Style, rest: &str) {
         let verb = colour.apply_to(format!("{verb:>VERB$}"));
         let line = format!("{verb} {rest}");
-        if self.live {
-            // Without a place to draw there is nothing to tell.
-            let _ = self.bars.println(harmless(&line));
-        } else {
-            print_line(&line);
-        }
+        print_line(&line);
     }
 
     /// Takes one event in.
@@ -186,6 +185,7 @@ impl Terminal {
         if let Some(whole) = self.whole.take() {
             whole.finish_and_clear();
         }
+        *drawn() = None;
         let parts: Vec<String> = counts(state, &ENDED).collect();
         let skipped: Vec<&StageId> =
             state.order.iter().filter(|id| state.stages.get(id).is_some_and(|s| s.phase == Phase::Skipped)).collect();
@@ -248,7 +248,26 @@ pub fn report(folder: &std::path::Path) {
     print_line(&format!("{} {}", green.apply_to(format!("{:>VERB$}", "Report")), folder.join("report.md").display()));
 }
 
+/// Something keeps a person waiting.
+pub fn waiting(text: &str) {
+    let yellow = Style::new().for_stderr().yellow().bold();
+    print_line(&format!("{} {text}", yellow.apply_to(format!("{:>VERB$}", "Waiting"))));
+}
+
+/// The bars below which lines would be torn: whoever has something to say while a run is shown says it above them.
+fn drawn() -> MutexGuard<'static, Option<MultiProgress>> {
+    static DRAWN: Mutex<Option<MultiProgress>> = Mutex::new(None);
+    // There are some or there are none, whoever panicked.
+    DRAWN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 fn print_line(line: &str) {
+    let bars = drawn().clone();
+    if let Some(bars) = bars {
+        // Without a place to draw there is nothing to tell.
+        let _ = bars.println(harmless(line));
+        return;
+    }
     // Whoever listened may be gone; the run goes on.
     let _ = writeln!(std::io::stderr().lock(), "{}", harmless(line));
 }

@@ -151,7 +151,8 @@ pub(crate) struct Places {
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Remote {
-    /// The longest that one call may take, or the next bytes of a file may be waited for.
+    /// The longest that one call may take, or the next bytes of a file may be waited for; a call that moves no bytes has a
+    /// twelfth of it, or 10s.
     pub timeout: Duration,
     /// How often a call is made in all before the stage fails.
     pub attempts: NonZeroU32,
@@ -212,7 +213,7 @@ fn find(spec: &SourceSpec, patience: Patience, ctx: &ResolveContext<'_>) -> Resu
 
 impl Kind for Curate {
     const NAME: &'static str = "curate";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
     const ABOUT: &'static str =
         "Read sources, filter and deduplicate their documents, hold some out, and write the corpus as Parquet shards.";
     const MAKES: &'static str = artifact::CORPUS;
@@ -269,6 +270,9 @@ impl Kind for Curate {
                     .map_err(|e| StageError::new(format!("read the sources of a job: {e}")))
             })
             .collect::<Result<_, _>>()?;
+        for note in sources.iter().flat_map(|source| &source.notes) {
+            ctx.note(note);
+        }
         let progress = |at: Progress| match at.phase {
             Phase::Read => go_on(ctx, at.documents, at.total_documents, "documents read"),
             Phase::Dedup => go_on(ctx, at.documents, at.total_documents, "documents compared"),

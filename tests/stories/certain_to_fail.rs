@@ -84,6 +84,12 @@ fn params_cannot_be() {
         "x: { kind: evaluate, inputs: { model: p, corpora: [c] }, with: { bits_per_byte: { length: 64, stride: 65 } } }",
         "x: { kind: evaluate, inputs: { model: p, corpora: [c] }, with: { bootstrap: { confidence: 1 } } }",
         "x: { kind: curate, with: { domain: a, data: text }, resources: { timeout: 0s } }",
+        "x: { kind: curate, with: { domain: '', data: text } }",
+        "x: { kind: curate, with: { domain: .., data: text } }",
+        "x: { kind: curate, with: { domain: /etc, data: text } }",
+        "x: { kind: curate, with: { domain: a/../../b, data: text } }",
+        "x: { kind: curate, with: { domain: '*', data: text } }",
+        "x: { kind: train-expert, inputs: { anchor: p, tokens: k, embedding: m, public_embedding: m }, with: { name: ../x, tokens: 2K } }",
     ]));
 }
 
