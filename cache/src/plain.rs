@@ -84,7 +84,7 @@ fn refused(path: &Path) -> io::Error {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::net::UnixListener;
+    use std::{io::Write, os::unix::net::UnixListener};
 
     use super::*;
 
@@ -97,7 +97,12 @@ mod tests {
         let _socket = UnixListener::bind(at("socket")).unwrap();
         std::os::unix::fs::symlink("/dev/zero", at("device")).unwrap();
         for (name, what) in [("folder", "folder"), ("pipe", "pipe"), ("socket", "socket"), ("device", "device")] {
-            for error in [open(&at(name)).unwrap_err(), append(&at(name)).unwrap_err(), read(&at(name)).unwrap_err()] {
+            for error in [
+                open(&at(name)).unwrap_err(),
+                append(&at(name)).unwrap_err(),
+                read(&at(name)).unwrap_err(),
+                write(&at(name)).unwrap_err(),
+            ] {
                 assert!(is_no_file(&error), "{name}: {error}");
                 let text = error.to_string();
                 assert!(text.contains(what) && text.contains(&at(name).display().to_string()), "{text}");
@@ -111,8 +116,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("a");
         for _ in 0..2 {
-            io::Write::write_all(&mut append(&file).unwrap(), b"line\n").unwrap();
+            append(&file).unwrap().write_all(b"line\n").unwrap();
         }
         assert_eq!(read(&file).unwrap(), b"line\nline\n");
+        write(&file).unwrap().write_all(b"LINE").unwrap();
+        assert_eq!(read(&file).unwrap(), b"LINE\nline\n");
     }
 }

@@ -121,6 +121,16 @@ mod tests {
     use super::*;
 
     #[test]
+    fn nobody_is_waited_for_to_write_a_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("job.json");
+        assert!(std::process::Command::new("mkfifo").arg(file.with_extension("json.part")).status().unwrap().success());
+        let error = crate::error::chain(&write_json(&file, &1).unwrap_err());
+        assert!(error.contains("job.json.part: it is no file but a pipe"), "{error}");
+        assert!(!file.exists());
+    }
+
+    #[test]
     fn what_has_no_end_is_not_begun() {
         let folder = tempfile::tempdir().unwrap();
         let pipe = folder.path().join("job.json");
