@@ -93,7 +93,7 @@ pub struct StoreArgs {
     /// A store behind it that others share, such as `s3://bucket/prefix`.
     #[arg(long, value_name = "URL", env = "FLOW_REMOTE")]
     pub remote: Option<String>,
-    /// The longest that one call to that store may take before it is made again; one that moves no bytes has a twelfth, or 10s.
+    /// The longest that one call to that store may take before it is made again; one that moves few bytes or none has a twelfth, or 10s.
     #[arg(long, value_name = "TIME", default_value = "2m", value_parser = positive_time)]
     pub remote_timeout: Duration,
     /// How often a call to that store is made before what needs it fails; pauses between them double from one second.

@@ -314,6 +314,8 @@ impl Store {
     /// Does put-if-absent hold here? Stores claim it that let a second writer in, some only when writers race
     /// (s3s-fs 0.14: up to 16 winners of 16), so eight writers race for each of three names, and a late one comes after.
     pub(crate) async fn probe(&self) -> Result<bool> {
+        // A word first: a store that is away says so sooner than eight writers do, one after the other.
+        self.size(&layout::probe(nonce())).await?;
         let trusting = Self { conditional: true, ..self.clone() };
         for _ in 0..3 {
             let path = layout::probe(nonce());

@@ -18,8 +18,8 @@ use object_store::{
 /// How long and how often a remote store is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Patience {
-    /// The longest that one call may take. One that only waits for a word, and moves no bytes, has a twelfth of it, or ten seconds
-    /// if that is more.
+    /// The longest that one call may take. One that only waits for a word, and moves few bytes or none, has a twelfth of it, or
+    /// ten seconds if that is more.
     pub timeout: Duration,
     /// How often a call is made in all, at least once.
     pub attempts: u32,
@@ -36,6 +36,8 @@ impl Default for Patience {
 
 /// No store needs longer for a word, and who waits for it should hear of it.
 const WORD: Duration = Duration::from_secs(10);
+/// So many bytes are on their way no longer than a word.
+const FEW: usize = 64 << 10;
 
 impl Patience {
     /// `objects`, asked with this patience; `name` is what people call the store. An object's bytes that stop on their way go on
@@ -248,7 +250,9 @@ impl fmt::Display for Patient {
 #[async_trait]
 impl ObjectStore for Patient {
     async fn put_opts(&self, path: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
-        self.asking.ask(|| self.objects.put_opts(path, payload.clone(), options.clone())).await
+        let asking = &self.asking;
+        let time = if payload.content_length() > FEW { asking.patience.timeout } else { asking.patience.word() };
+        asking.again(|| asking.once(time, self.objects.put_opts(path, payload.clone(), options.clone()))).await
     }
 
     async fn put_multipart_opts(&self, path: &Path, options: PutMultipartOptions) -> Result<Box<dyn MultipartUpload>> {

@@ -186,7 +186,7 @@ async fn what_moves_bytes_has_the_whole_time() {
         faults.fail_from(0);
         let begun = Instant::now();
         let failed = if is_put {
-            store.put(&Path::from("d"), vec![1; 10].into()).await.map(drop)
+            store.put(&Path::from("d"), vec![1; 100_000].into()).await.map(drop)
         } else {
             store.head(&Path::from("a")).await.map(drop)
         };

@@ -178,12 +178,9 @@ fn links_in_a_circle_are_passed_over_with_a_note() {
     let ended = environment.run(&["corpus[sea]"]).succeeded();
     let notes: Vec<String> =
         ended.events("stage-note").iter().map(|note| note["text"].as_str().unwrap().to_owned()).collect();
-    assert_eq!(notes.len(), 2, "{notes:?}");
-    assert!(
-        notes[0].contains("text/sea/again/sea is a link back") || notes[0].contains("a folder above it"),
-        "{notes:?}"
-    );
-    assert!(notes.iter().any(|note| note.contains("text/sea/more is a link back to ")), "{notes:?}");
+    for link in ["text/sea/again/sea/again is a link back to ", "text/sea/more is a link back to "] {
+        assert!(notes.iter().any(|note| note.contains(link)), "{link}: {notes:?}");
+    }
     // Without the way out the corpus is the one of before.
     fs::remove_file(environment.path("text/sea/again")).unwrap();
     assert_eq!(environment.run(&["corpus[sea]"]).succeeded().stages("stage-cached"), names(["corpus[sea]"]));
