@@ -256,15 +256,12 @@ impl ObjectStore for Patient {
     }
 
     async fn put_multipart_opts(&self, path: &Path, options: PutMultipartOptions) -> Result<Box<dyn MultipartUpload>> {
-        let (upload, time) = match &self.uploads {
-            Some(uploads) => {
-                let time = self.asking.patience.whole();
-                (self.asking.once(time, uploads.put_multipart_opts(path, options)).await?, time)
-            }
-            None => {
-                let upload = self.asking.ask(|| self.objects.put_multipart_opts(path, options.clone())).await?;
-                (upload, self.asking.patience.timeout)
-            }
+        let (upload, time) = if let Some(uploads) = &self.uploads {
+            let time = self.asking.patience.whole();
+            (self.asking.once(time, uploads.put_multipart_opts(path, options)).await?, time)
+        } else {
+            let upload = self.asking.ask(|| self.objects.put_multipart_opts(path, options.clone())).await?;
+            (upload, self.asking.patience.timeout)
         };
         Ok(Box::new(PatientUpload { upload, time, asking: self.asking.clone() }))
     }

@@ -34,7 +34,7 @@ impl Waits {
     pub(crate) async fn grow_long(&self) {
         sleep(LONG).await;
         self.tell(&format_args!("it has given no answer for {} s", LONG.as_secs()));
-        pending().await
+        pending::<()>().await;
     }
 
     /// Says that there is a pause after a failure.

@@ -56,12 +56,6 @@ impl Terminal {
         Self { bars, running: BTreeMap::new(), whole: None, width: 0, hollow, live }
     }
 
-    fn line(&self, verb: &str, colour: &Style, rest: &str) {
-        let verb = colour.apply_to(format!("{verb:>VERB$}"));
-        let line = format!("{verb} {rest}");
-        print_line(&line);
-    }
-
     /// Takes one event in.
     pub fn see(&mut self, event: &Stamped, state: &RunState) {
         let green = Style::new().for_stderr().green().bold();
@@ -70,7 +64,7 @@ impl Terminal {
         let red = Style::new().for_stderr().red().bold();
         match &event.what {
             Event::RunStarted { run, recipe, stages, cores } => {
-                self.line(
+                line(
                     "Running",
                     &green,
                     &format!(
@@ -84,14 +78,14 @@ impl Terminal {
             Event::StageCached { stage, artifact, .. } => {
                 let bytes =
                     if self.hollow.contains(stage) { " (its bytes are gone, and nothing needs them)" } else { "" };
-                self.line("Cached", &cyan, &format!("{stage} {}{bytes}", dim(&artifact.short())));
+                line("Cached", &cyan, &format!("{stage} {}{bytes}", dim(&artifact.short())));
             }
             Event::StageWaiting { stage, holder } => {
-                self.line("Waiting", &yellow, &format!("{stage}: being done by {holder}"));
+                line("Waiting", &yellow, &format!("{stage}: being done by {holder}"));
             }
             Event::StageStarted { stage, reason, .. } => self.start(stage, reason),
             Event::StageRetrying { stage, attempt, of, wait, error } => {
-                self.line(
+                line(
                     "Retrying",
                     &yellow,
                     &format!("{stage}: {}; attempt {attempt} of {of} in {}", error.message, duration(*wait)),
@@ -109,25 +103,25 @@ impl Terminal {
                     });
                 }
             }
-            Event::StageNote { stage, text } => self.line("Note", &yellow, &format!("{stage}: {text}")),
+            Event::StageNote { stage, text } => line("Note", &yellow, &format!("{stage}: {text}")),
             Event::StageFinished { stage, artifact, seconds, bytes: size, .. } => {
                 self.clear(stage);
                 let facts = format!("in {}, {} {}", duration(*seconds), bytes(*size), dim(&artifact.short()));
-                self.line("Finished", &green, &format!("{stage} {facts}"));
+                line("Finished", &green, &format!("{stage} {facts}"));
             }
             Event::StageFailed { stage, error, log_tail } => {
                 self.clear(stage);
-                self.line("Failed", &red, &format!("{stage}: {}", error.message));
+                line("Failed", &red, &format!("{stage}: {}", error.message));
                 if let Some(help) = &error.help {
-                    self.line("help", &cyan, help);
+                    line("help", &cyan, help);
                 }
                 for line in log_tail {
-                    self.line("|", &red, line);
+                    line("|", &red, line);
                 }
             }
             Event::StageStopped { stage } => {
                 self.clear(stage);
-                self.line("Stopped", &yellow, &format!("{stage}: what it had done is kept"));
+                line("Stopped", &yellow, &format!("{stage}: what it had done is kept"));
             }
             // Metrics are in the message of the next progress; what was not reached is told once, at the end: after an early
             // failure it is nearly everything.
@@ -193,17 +187,21 @@ impl Terminal {
             let names: Vec<String> = skipped.iter().take(5).map(ToString::to_string).collect();
             let more = skipped.len().saturating_sub(names.len());
             let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-            self.line("Skipped", yellow, &format!("{}{more}: they need what failed", names.join(", ")));
+            line("Skipped", yellow, &format!("{}{more}: they need what failed", names.join(", ")));
         }
         let summary = format!("{} in {}", parts.join(", "), duration(seconds));
         match outcome {
-            Outcome::Done => self.line("Done", green, &summary),
-            Outcome::Failed => self.line("Failed", red, &summary),
+            Outcome::Done => line("Done", green, &summary),
+            Outcome::Failed => line("Failed", red, &summary),
             Outcome::Interrupted => {
-                self.line("Interrupted", yellow, &format!("{summary}; the same command goes on from here"));
+                line("Interrupted", yellow, &format!("{summary}; the same command goes on from here"));
             }
         }
     }
+}
+
+fn line(verb: &str, colour: &Style, rest: &str) {
+    print_line(&format!("{} {rest}", colour.apply_to(format!("{verb:>VERB$}"))));
 }
 
 fn dim(text: &str) -> String {
