@@ -115,8 +115,8 @@ impl Terminal {
                 if let Some(help) = &error.help {
                     line("help", &cyan, help);
                 }
-                for line in log_tail {
-                    line("|", &red, line);
+                for text in log_tail {
+                    line("|", &red, text);
                 }
             }
             Event::StageStopped { stage } => {
