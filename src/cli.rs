@@ -93,11 +93,11 @@ pub struct StoreArgs {
     /// A store behind it that others share, such as `s3://bucket/prefix`.
     #[arg(long, value_name = "URL", env = "FLOW_REMOTE")]
     pub remote: Option<String>,
-    /// The longest that one call to that store may take before it is made again.
+    /// The longest that one call to that store may take before it is made again; one that moves few bytes or none has a twelfth, or 10s.
     #[arg(long, value_name = "TIME", default_value = "2m", value_parser = positive_time)]
     pub remote_timeout: Duration,
-    /// How often a call to that store is made before the stage that needs it fails.
-    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..))]
+    /// How often a call to that store is made before what needs it fails; pauses between them double from one second.
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     pub remote_attempts: u32,
 }
 

@@ -13,7 +13,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
 use cli::{Cli, Command};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::{EnvFilter, Layer, layer::SubscriberExt, util::SubscriberInitExt};
 
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
@@ -22,13 +22,13 @@ fn main() -> ExitCode {
     };
     // A stage's process writes to a log that is kept: what it says of its work belongs there.
     let usual = if matches!(cli.command, Command::Exec { .. }) { "error,flow_pipeline::context=info" } else { "error" };
-    tracing_subscriber::fmt()
-        .with_env_filter(EnvFilter::try_from_env("FLOW_LOG").unwrap_or_else(|_| EnvFilter::new(usual)))
+    let lines = tracing_subscriber::fmt::layer()
         .with_ansi(console::colors_enabled_stderr())
         // The log may lie on a full disk: what it cannot hold is no reason to end.
         .log_internal_errors(false)
         .with_writer(std::io::stderr)
-        .init();
+        .with_filter(EnvFilter::try_from_env("FLOW_LOG").unwrap_or_else(|_| EnvFilter::new(usual)));
+    tracing_subscriber::registry().with(lines).with(view::waits::layer()).init();
     let json = cli.json;
     let ended = match cli.command {
         Command::Run(args) => cmd::run::run(&args, json),

@@ -10,6 +10,7 @@ pub mod status;
 pub mod table;
 pub mod tensorboard;
 pub mod terminal;
+pub mod waits;
 pub mod why;
 
 use std::{

@@ -18,6 +18,7 @@ mod stories {
     mod generate;
     mod golden_digests;
     mod interop;
+    mod pipes;
     mod plan_and_graph;
     mod process;
     mod remote;

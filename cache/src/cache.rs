@@ -65,7 +65,7 @@ impl Cache {
     /// [`Cache::open`] with a word on how long and how often the remote store is asked.
     pub async fn open_with(root: &Path, remote: Option<&Location>, patience: Patience) -> Result<Self> {
         let Some(location) = remote else { return Self::open_local(root) };
-        let objects = patience.over(location.objects()?);
+        let objects = location.objects(patience)?;
         Self::open_over(root, objects, location.to_string()).await
     }
 

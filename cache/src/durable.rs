@@ -31,6 +31,7 @@ use crate::{
     failpoint,
     holder::Holder,
     layout::Local,
+    plain,
     staged::{Staged, nonce, sync_folder},
     store::Store,
     trees::hash_file,
@@ -242,7 +243,7 @@ pub(crate) fn recover(local: &Local, store: &Store) -> Result<Vec<BlobDigest>> {
     let mut past = Vec::new();
     for mark in marks.flatten() {
         let Ok(modified) = mark.metadata().and_then(|meta| meta.modified()) else { continue };
-        let holder = fs_err::read(mark.path()).ok().and_then(|text| serde_json::from_slice::<Holder>(&text).ok());
+        let holder = plain::read(&mark.path()).ok().and_then(|text| serde_json::from_slice::<Holder>(&text).ok());
         let (restarted, here) = match &holder {
             Some(holder) => (!holder.is_of_this_boot(), holder.is_of_this_host()),
             // Cut short by the stop itself.

@@ -137,6 +137,15 @@ pub enum Error {
         /// The attempt that was lost.
         attempt: u64,
     },
+    /// A lease with the last of all numbers, which no flow wrote.
+    #[error(
+        "take the lease of stage key {key}: its last attempt has the highest number that there is, which no flow wrote; \
+         remove the folder `v1/leases/{key}` of the store"
+    )]
+    LastAttempt {
+        /// The key.
+        key: StageKey,
+    },
     /// A store location that cannot be understood.
     #[error("use `{text}` as a store: {reason}")]
     Location {

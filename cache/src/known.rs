@@ -24,6 +24,7 @@ use crate::{
     error::{Result, during},
     layout::{self, Local},
     manifest::Manifest,
+    plain,
     staged::replace,
     store::Store,
 };
@@ -87,7 +88,7 @@ impl Known {
 
     fn load(&self) -> Entries {
         let settled = self.settled(SystemTime::now());
-        let text = std::fs::read_to_string(&self.path).unwrap_or_default();
+        let text = plain::read(&self.path).ok().and_then(|text| String::from_utf8(text).ok()).unwrap_or_default();
         // All or nothing: a file that is damaged in one place is not believed in another.
         let known = parse(&text, &settled).unwrap_or_default();
         Entries { settled, known, dirty: false }

@@ -17,6 +17,7 @@ use crate::{
     error::{Result, during},
     failpoint,
     layout::file_name,
+    plain,
     staged::replace,
 };
 
@@ -46,7 +47,7 @@ impl Cache {
             let write = || {
                 failpoint::at("latest.append")?;
                 fs_err::create_dir_all(path.parent().unwrap_or(&path))?;
-                let mut file = fs_err::OpenOptions::new().create(true).append(true).open(&path)?;
+                let mut file = plain::append(&path)?;
                 // One write, so that two runs at once do not tear each other's lines.
                 file.write_all(format!("{key} {stage}\n").as_bytes())?;
                 failpoint::at("latest.written")
@@ -79,8 +80,17 @@ impl Cache {
     /// Lines that cannot be read are as good as absent.
     fn read_latest(&self, recipe: &str) -> Result<BTreeMap<String, StageKey>> {
         let path = self.local().latest(recipe);
-        let text =
-            absent(fs_err::read(&path)).map_err(during(|| "read the last keys of a recipe"))?.unwrap_or_default();
+        let read = match plain::read(&path) {
+            Err(error) if plain::is_no_file(&error) => {
+                let aside = self.local().aside("latest", &path);
+                tracing::warn!(%error, aside = %aside.display(), "set aside");
+                fs_err::create_dir_all(aside.parent().unwrap_or(&aside))
+                    .and_then(|()| fs_err::rename(&path, aside))
+                    .map(|()| None)
+            }
+            read => absent(read),
+        };
+        let text = read.map_err(during(|| "read the last keys of a recipe"))?.unwrap_or_default();
         let text = String::from_utf8_lossy(&text);
         let mut keys = BTreeMap::new();
         let mut lines = 0;

@@ -84,9 +84,15 @@ pub(crate) fn lease(key: &StageKey, attempt: u64) -> ObjectPath {
     at(&format!("leases/{key}/{attempt:012}.json"))
 }
 
-/// The number in the name of a lease.
+/// The number in the name of a lease. Of names that [`lease`] does not give, nothing is known.
 pub(crate) fn attempt(name: &str) -> Option<u64> {
-    name.strip_suffix(".json")?.parse().ok()
+    let number = name.strip_suffix(".json").filter(|number| number.len() == 12)?;
+    number.bytes().all(|digit| digit.is_ascii_digit()).then(|| number.parse().ok())?
+}
+
+/// The attempt after this one; nothing after so many that nobody can have made them.
+pub(crate) fn next_attempt(last: u64) -> Option<u64> {
+    Some(last + 1).filter(|next| *next < 1_000_000_000_000)
 }
 
 pub(crate) fn pending_all() -> ObjectPath {
@@ -173,6 +179,12 @@ impl Local {
         self.root.join(quarantine(&self::blob(blob), crate::staged::nonce()).as_ref())
     }
 
+    /// Where a file that is no object is set aside.
+    pub(crate) fn aside(&self, kind: &str, file: &Path) -> PathBuf {
+        let name = file.file_name().unwrap_or_default().to_string_lossy();
+        self.root.join(quarantine_all().as_ref()).join(format!("{kind}-{name}-{:016x}", crate::staged::nonce()))
+    }
+
     /// Marks of processes that have published what is not synced.
     pub(crate) fn unsynced(&self) -> PathBuf {
         self.versioned("unsynced")
@@ -257,5 +269,9 @@ mod tests {
         assert_eq!(Path::new(blob(&BlobDigest::of(b"b")).as_ref()), blob_file(Path::new(""), &BlobDigest::of(b"b")));
         assert_eq!(id::<StageKey>(&at("records/ab/ab.json#1")), None);
         assert_eq!(lease(&key, 42).filename().and_then(attempt), Some(42));
+        for odd in ["42.json", "+00000000042.json", "18446744073709551615.json", "00000000004a.json"] {
+            assert_eq!(attempt(odd), None, "{odd}");
+        }
+        assert_eq!((next_attempt(0), next_attempt(999_999_999_999)), (Some(1), None));
     }
 }

@@ -14,7 +14,15 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::{cache::Cache, digest::StageKey, error::Result, holder::Holder, layout, staged::nonce, store::Store};
+use crate::{
+    cache::Cache,
+    digest::StageKey,
+    error::{Error, Result},
+    holder::Holder,
+    layout,
+    staged::nonce,
+    store::Store,
+};
 
 /// The right to work on a stage key.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -87,7 +95,8 @@ impl Cache {
                     return Ok(Acquired::HeldBy { holder: current.holder, until });
                 }
             }
-            let lease = Lease { key: *key, attempt: last + 1, holder: holder.clone(), ttl, nonce: nonce() };
+            let Some(attempt) = layout::next_attempt(last) else { return Err(Error::LastAttempt { key: *key }) };
+            let lease = Lease { key: *key, attempt, holder: holder.clone(), ttl, nonce: nonce() };
             let created =
                 self.shared().create(&layout::lease(key, lease.attempt), lease.file(now + ttl, false)).await?;
             // A create that was retried after a lost answer meets its own file, and looks refused.
@@ -95,12 +104,18 @@ impl Cache {
                 continue;
             }
             // Who slept between looking and creating may have created a number that had been passed and cleared away.
-            if !self.still_holds(&lease).await? {
-                self.shared().remove(&layout::lease(key, lease.attempt)).await?;
+            let holds = self.still_holds(&lease).await;
+            if !matches!(holds, Ok(true)) {
+                let removed = self.shared().remove(&layout::lease(key, lease.attempt)).await;
+                // Nobody knows of it: it must not keep who asks again.
+                holds.and(removed)?;
                 continue;
             }
             for passed in attempts {
-                self.shared().remove(&layout::lease(key, passed)).await?;
+                // The highest counts: what stays does no harm.
+                if let Err(error) = self.shared().remove(&layout::lease(key, passed)).await {
+                    tracing::warn!(%error, "a lease that was passed on could not be removed");
+                }
             }
             return Ok(Acquired::Yes(lease));
         }

@@ -22,6 +22,8 @@ mod manifest;
 
 mod folder;
 mod layout;
+pub mod plain;
+mod plain_folder;
 mod staged;
 mod store;
 
@@ -60,9 +62,9 @@ mod tests;
 pub use cache::{Cache, in_place};
 pub use digest::{ArtifactDigest, BlobDigest, StageKey};
 pub use error::{Error, Result};
-pub use flow_patience::Patience;
 #[cfg(any(test, feature = "suite"))]
 pub use flow_patience::faults;
+pub use flow_patience::{Patience, WAITS};
 pub use folder::write_over;
 pub use gc::{GcDone, GcPlan, Keep};
 pub use holder::Holder;

@@ -2,10 +2,16 @@
 
 use std::{fmt, path::PathBuf, str::FromStr, sync::Arc};
 
-use object_store::{ObjectStore, local::LocalFileSystem};
+use flow_patience::Patience;
+use object_store::ObjectStore;
+#[cfg(feature = "cloud")]
+use object_store::prefix::PrefixStore;
 use url::Url;
 
-use crate::error::{Error, Result, during};
+use crate::{
+    error::{Error, Result, during},
+    plain_folder::PlainFolder,
+};
 
 /// A folder, or a bucket of a cloud store with a prefix in it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,50 +29,28 @@ impl Location {
         matches!(self, Self::Cloud(_))
     }
 
-    /// Opens it; what is below the folder or prefix is the store.
-    pub(crate) fn objects(&self) -> Result<Arc<dyn ObjectStore>> {
+    /// Opens it as a store that is asked with patience; what is below the folder or prefix is the store.
+    pub(crate) fn objects(&self, patience: Patience) -> Result<Arc<dyn ObjectStore>> {
         match self {
             Self::Folder(folder) => {
                 fs_err::create_dir_all(folder).map_err(during(|| "create the folder of a store"))?;
-                let objects = LocalFileSystem::new_with_prefix(folder)
-                    .map_err(|e| Error::store("open the folder", &self.to_string(), e))?;
-                Ok(Arc::new(objects.with_fsync(true)))
+                let objects =
+                    PlainFolder::new(folder).map_err(|e| Error::store("open the folder", &self.to_string(), e))?;
+                Ok(patience.over(self.to_string(), Arc::new(objects)))
             }
-            Self::Cloud(url) => self.cloud(url),
+            Self::Cloud(url) => self.cloud(url, patience),
         }
     }
 
     #[cfg(not(feature = "cloud"))]
-    fn cloud(&self, _: &Url) -> Result<Arc<dyn ObjectStore>> {
+    fn cloud(&self, _: &Url, _: Patience) -> Result<Arc<dyn ObjectStore>> {
         Err(Error::NoCloud { text: self.to_string() })
     }
 
     #[cfg(feature = "cloud")]
-    fn cloud(&self, url: &Url) -> Result<Arc<dyn ObjectStore>> {
-        use object_store::{
-            aws::AmazonS3Builder, azure::MicrosoftAzureBuilder, gcp::GoogleCloudStorageBuilder, path::Path,
-            prefix::PrefixStore,
-        };
-        let explain = |source| Error::store("open the store", &self.to_string(), source);
-        let prefix = Path::from_url_path(url.path())
-            .map_err(|e| Error::Location { text: self.to_string(), reason: e.to_string() })?;
-        // A prefix in the URL is not the builders' business: they take the bucket and the credentials.
-        let mut bucket = url.clone();
-        bucket.set_path("");
-        Ok(match url.scheme() {
-            "s3" => {
-                let s3 = AmazonS3Builder::from_env().with_url(bucket).build().map_err(explain)?;
-                Arc::new(PrefixStore::new(s3, prefix))
-            }
-            "gs" => {
-                let gcs = GoogleCloudStorageBuilder::from_env().with_url(bucket).build().map_err(explain)?;
-                Arc::new(PrefixStore::new(gcs, prefix))
-            }
-            _ => {
-                let azure = MicrosoftAzureBuilder::from_env().with_url(bucket).build().map_err(explain)?;
-                Arc::new(PrefixStore::new(azure, prefix))
-            }
-        })
+    fn cloud(&self, url: &Url, patience: Patience) -> Result<Arc<dyn ObjectStore>> {
+        let opened = patience.open(url).map_err(|source| Error::store("open the store", &self.to_string(), source));
+        opened.map(|(store, prefix)| Arc::new(PrefixStore::new(store, prefix)) as Arc<dyn ObjectStore>)
     }
 }
 
@@ -148,7 +132,7 @@ mod tests {
     #[cfg(not(feature = "cloud"))]
     #[test]
     fn a_build_without_clouds_says_so() {
-        let error = "s3://bucket/a".parse::<Location>().unwrap().objects().unwrap_err();
+        let error = "s3://bucket/a".parse::<Location>().unwrap().objects(Patience::default()).unwrap_err();
         assert!(error.to_string().contains("feature `cloud`"), "{error}");
     }
 }

@@ -18,6 +18,7 @@ use crate::{
     cache::{Cache, absent},
     digest::BlobDigest,
     error::{Result, during},
+    plain,
     staged::replace,
     trees::hash_file,
 };
@@ -78,7 +79,7 @@ impl Cache {
     /// Reads the memo of this store; an unreadable one is an empty one, since it costs only time.
     pub fn hash_memo(&self) -> HashMemo {
         let path = self.local().memo();
-        let text = absent(fs_err::read(&path)).unwrap_or_else(|error| {
+        let text = absent(plain::read(&path)).unwrap_or_else(|error| {
             tracing::warn!(%error, "the memo of digests could not be read");
             None
         });

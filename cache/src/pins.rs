@@ -8,6 +8,7 @@ use crate::{
     cache::{Cache, absent, blocking},
     digest::{ArtifactDigest, StageKey},
     error::{Error, Result, during},
+    plain,
     staged::replace,
 };
 
@@ -53,7 +54,7 @@ impl Cache {
             let mut pins: Vec<Pin> = Vec::new();
             for entry in entries {
                 let path = entry.map_err(during(|| "list the pins"))?.path();
-                let Some(text) = absent(fs_err::read(&path)).map_err(during(|| "read a pin"))? else { continue };
+                let Some(text) = absent(plain::read(&path)).map_err(during(|| "read a pin"))? else { continue };
                 let pin = serde_json::from_slice(&text).map_err(|source| {
                     let what = format!("read the pin {}; remove the file if it is damaged", path.display());
                     Error::io(what, std::io::Error::other(source))

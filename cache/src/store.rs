@@ -19,7 +19,7 @@ use crate::{
     cache::{absent, blocking},
     digest::BlobDigest,
     error::{Error, Result, during},
-    failpoint, folder, layout,
+    failpoint, folder, layout, plain,
     staged::nonce,
 };
 
@@ -157,7 +157,7 @@ impl Store {
             if self.make_way(path)? {
                 return Ok(None);
             }
-            return Ok(self.plainly("read", path, || absent(fs_err::read(file))).await?.map(Bytes::from));
+            return Ok(self.plainly("read", path, move || absent(plain::read(&file))).await?.map(Bytes::from));
         }
         match self.objects.get(path).await {
             Ok(found) => found.bytes().await.map(Some).map_err(self.explain("read", path)),
@@ -314,6 +314,8 @@ impl Store {
     /// Does put-if-absent hold here? Stores claim it that let a second writer in, some only when writers race
     /// (s3s-fs 0.14: up to 16 winners of 16), so eight writers race for each of three names, and a late one comes after.
     pub(crate) async fn probe(&self) -> Result<bool> {
+        // A word first: a store that is away says so sooner than eight writers do, one after the other.
+        self.size(&layout::probe(nonce())).await?;
         let trusting = Self { conditional: true, ..self.clone() };
         for _ in 0..3 {
             let path = layout::probe(nonce());
@@ -348,7 +350,7 @@ struct Reader {
 impl Reader {
     async fn open(path: &Path, size: u64) -> Result<Self> {
         let at = path.to_owned();
-        let file = blocking(move || fs_err::File::open(at).map_err(during(|| "open a blob"))).await?;
+        let file = blocking(move || plain::open(&at).map_err(during(|| "open a blob"))).await?;
         Ok(Self { state: Some((file, blake3::Hasher::new())), path: path.to_owned(), left: size })
     }
 

@@ -19,6 +19,7 @@ use crate::{
     link::{Linker, Share},
     manifest::{Entry, Manifest, RelPath},
     memo::HashMemo,
+    plain,
     staged::Staged,
 };
 
@@ -102,7 +103,7 @@ pub(crate) fn hash_file(path: &Path, size: u64) -> io::Result<BlobDigest> {
     if size > 1 << 20 {
         hasher.update_mmap_rayon(path)?;
     } else {
-        hasher.update_reader(fs_err::File::open(path)?)?;
+        hasher.update_reader(plain::open(path)?)?;
     }
     Ok(BlobDigest::from_bytes(*hasher.finalize().as_bytes()))
 }

@@ -12,6 +12,7 @@ use crate::{
     failpoint,
     folder::write_over,
     holder::Holder,
+    plain,
 };
 
 /// The folder of a stage key. It is on the disk of the store, so that publishing its output moves no bytes.
@@ -50,12 +51,7 @@ impl WorkLock {
     /// A lease says which *run* may work on a key, and a dead run's lease passes on at once. The process that the dead run
     /// started may live a little longer, saving its state: this lock is what its successor waits for.
     pub fn try_take(path: &Path) -> Result<Option<Self>> {
-        let file = fs_err::OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(path)
-            .map_err(during(|| "open the lock of a work dir"))?;
+        let file = plain::write(path).map_err(during(|| "open the lock of a work dir"))?;
         match file.file().try_lock() {
             Ok(()) => Ok(Some(Self { file })),
             Err(TryLockError::WouldBlock) => Ok(None),
@@ -72,7 +68,7 @@ impl WorkLock {
 
     /// Who had the lock last, where that was written down.
     pub fn signer(path: &Path) -> Option<Holder> {
-        serde_json::from_slice(&fs_err::read(path).ok()?).ok()
+        serde_json::from_slice(&plain::read(path).ok()?).ok()
     }
 }
 

@@ -28,7 +28,7 @@ use parquet::{
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, Result, document::Document, tally::Statistics};
+use crate::{Error, Result, document::Document, tally::Statistics, whole};
 
 /// The two parts of a corpus.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
@@ -53,6 +53,8 @@ impl Split {
 
 const COLUMNS: [&str; 5] = ["id", "text", "source", "domain", "provenance"];
 const STATISTICS: &str = "statistics.json";
+/// Bytes of it that are read.
+const STATISTICS_MOST: u64 = 64 << 20;
 
 /// A corpus that is whole.
 #[derive(Debug, Clone)]
@@ -70,7 +72,7 @@ impl Corpus {
     pub fn open(folder: &Path) -> Result<Self> {
         let path = folder.join(STATISTICS);
         let json = |source| Error::Json { place: path.display().to_string(), source };
-        let statistics = serde_json::from_slice(&fs::read(&path)?).map_err(json)?;
+        let statistics = serde_json::from_slice(&whole::read(&path, STATISTICS_MOST)?).map_err(json)?;
         Ok(Corpus { folder: folder.to_path_buf(), statistics })
     }
 

@@ -59,6 +59,9 @@ pub struct ResolvedSource {
     pub options: serde_json::Value,
     /// Sorted by name; names are distinct.
     pub files: Vec<ResolvedFile>,
+    /// What was passed over on the way, for people. Not identity.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
     /// How long and how often an object store that holds them is asked. Not identity, and not written: whoever reads them says
     /// so again.
     #[serde(skip)]

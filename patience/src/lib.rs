@@ -5,8 +5,13 @@
 //!                ▲             │
 //!                └── pause ◀───┘              again, where the same may go well in a while
 //! ```
+//!
+//! Nobody else decides how often a call is made: the clients of the clouds are set up so that they make each once (`cloud.rs`).
 
+#[cfg(feature = "cloud")]
+mod cloud;
 mod patient;
+mod waits;
 
 #[cfg(any(test, feature = "suite"))]
 pub mod faults;
@@ -14,3 +19,4 @@ pub mod faults;
 mod tests;
 
 pub use patient::{Patience, may_pass};
+pub use waits::WAITS;

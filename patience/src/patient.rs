@@ -6,6 +6,7 @@
 
 use std::{error::Error as StdError, fmt, future::Future, io, ops::Range, sync::Arc, time::Duration};
 
+use crate::waits::Waits;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::{FutureExt, StreamExt, TryStreamExt, stream, stream::BoxStream};
@@ -17,7 +18,8 @@ use object_store::{
 /// How long and how often a remote store is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Patience {
-    /// The longest that one call may take.
+    /// The longest that one call may take. One that only waits for a word, and moves few bytes or none, has a twelfth of it, or
+    /// ten seconds if that is more.
     pub timeout: Duration,
     /// How often a call is made in all, at least once.
     pub attempts: u32,
@@ -27,31 +29,80 @@ pub struct Patience {
 
 impl Default for Patience {
     fn default() -> Self {
-        Self { timeout: Duration::from_mins(2), attempts: 4, backoff: Duration::from_millis(500) }
+        // A store that refuses is told after 15 seconds, one that is silent after about a minute.
+        Self { timeout: Duration::from_mins(2), attempts: 5, backoff: Duration::from_secs(1) }
     }
 }
 
+/// No store needs longer for a word, and who waits for it should hear of it.
+const WORD: Duration = Duration::from_secs(10);
+/// So many bytes are on their way no longer than a word.
+const FEW: usize = 64 << 10;
+
 impl Patience {
-    async fn once<T>(self, call: impl Future<Output = Result<T>>) -> Result<T> {
-        match tokio::time::timeout(self.timeout, call).await {
-            Ok(done) => done,
-            Err(_) => Err(silent(self.timeout)),
+    /// `objects`, asked with this patience; `name` is what people call the store. An object's bytes that stop on their way go on
+    /// from where they stopped, as long as it is the same object; a list that breaks off is asked for anew.
+    pub fn over(self, name: impl Into<String>, objects: Arc<dyn ObjectStore>) -> Arc<dyn ObjectStore> {
+        self.over_both(name.into(), objects, None)
+    }
+
+    /// The same, where `uploads` makes the calls of uploads in parts again by itself: a part cannot be sent again from here.
+    pub(crate) fn over_both(
+        self,
+        name: String,
+        objects: Arc<dyn ObjectStore>,
+        uploads: Option<Arc<dyn ObjectStore>>,
+    ) -> Arc<dyn ObjectStore> {
+        Arc::new(Patient { objects, uploads, asking: Asking { patience: self, waits: Arc::new(Waits::new(name)) } })
+    }
+
+    /// How long a word is waited for.
+    fn word(self) -> Duration {
+        (self.timeout / 12).max(self.timeout.min(WORD))
+    }
+
+    /// The pause after attempt number `attempt`.
+    pub(crate) fn pause(self, attempt: u32) -> Duration {
+        self.backoff.saturating_mul(1_u32.checked_shl(attempt - 1).unwrap_or(u32::MAX))
+    }
+
+    /// The longest that all attempts and their pauses may take.
+    fn whole(self) -> Duration {
+        self.timeout.saturating_mul(self.attempts).saturating_add(self.pause(self.attempts))
+    }
+}
+
+/// Patience with a store.
+#[derive(Clone, Debug)]
+struct Asking {
+    patience: Patience,
+    waits: Arc<Waits>,
+}
+
+impl Asking {
+    /// A call that may take so long.
+    async fn once<T>(&self, time: Duration, call: impl Future<Output = Result<T>>) -> Result<T> {
+        tokio::select! {
+            biased;
+            done = call => done,
+            () = self.waits.grow_long() => Err(silent(time)),
+            () = tokio::time::sleep(time) => Err(silent(time)),
         }
     }
 
-    /// `objects`, asked with this patience. An object's bytes that stop on their way go on from where they stopped, as long as
-    /// it is the same object; a list that breaks off is asked for anew.
-    pub fn over(self, objects: Arc<dyn ObjectStore>) -> Arc<dyn ObjectStore> {
-        Arc::new(Patient { objects, patience: self })
+    /// A call that moves bytes.
+    async fn ask<T, F: Future<Output = Result<T>>>(&self, call: impl Fn() -> F) -> Result<T> {
+        self.again(|| self.once(self.patience.timeout, call())).await
     }
 
-    async fn ask<T, F: Future<Output = Result<T>>>(self, call: impl Fn() -> F) -> Result<T> {
-        self.again(|| self.once(call())).await
+    /// A call that waits for a word.
+    async fn ask_for_word<T, F: Future<Output = Result<T>>>(&self, call: impl Fn() -> F) -> Result<T> {
+        self.again(|| self.once(self.patience.word(), call())).await
     }
 
     /// A call that keeps its own time.
-    async fn again<T, F: Future<Output = Result<T>>>(self, call: impl Fn() -> F) -> Result<T> {
-        for attempt in 1..self.attempts {
+    async fn again<T, F: Future<Output = Result<T>>>(&self, call: impl Fn() -> F) -> Result<T> {
+        for attempt in 1..self.patience.attempts {
             match call().await {
                 Err(error) if may_pass(&error) => self.pause(attempt, &error).await,
                 done => return done,
@@ -61,19 +112,25 @@ impl Patience {
     }
 
     /// Waits after attempt number `attempt`, which failed.
-    async fn pause(self, attempt: u32, error: &Error) {
-        let pause = self.backoff.saturating_mul(1_u32.checked_shl(attempt - 1).unwrap_or(u32::MAX));
-        tracing::warn!(%error, ?pause, "a store failed, it is asked again");
+    async fn pause(&self, attempt: u32, error: &Error) {
+        let pause = self.patience.pause(attempt);
+        tracing::debug!(%error, ?pause, "a store failed, it is asked again");
+        self.waits.rest(pause, attempt, self.patience.attempts, error);
         tokio::time::sleep(pause).await;
     }
 
-    fn watch<T: Send + 'static>(self, items: BoxStream<'static, Result<T>>) -> BoxStream<'static, Result<T>> {
-        let next = move |items: Option<BoxStream<'static, Result<T>>>| async move {
-            let mut items = items?;
-            match tokio::time::timeout(self.timeout, items.next()).await {
-                Ok(None) => None,
-                Ok(Some(item)) => Some((item, Some(items))),
-                Err(_) => Some((Err(silent(self.timeout)), None)),
+    fn watch<T: Send + 'static>(&self, items: BoxStream<'static, Result<T>>) -> BoxStream<'static, Result<T>> {
+        let asking = self.clone();
+        let next = move |items: Option<BoxStream<'static, Result<T>>>| {
+            let asking = asking.clone();
+            async move {
+                let mut items = items?;
+                let next = async { items.next().await.transpose() };
+                match asking.once(asking.patience.word(), next).await {
+                    Ok(None) => None,
+                    Ok(Some(item)) => Some((Ok(item), Some(items))),
+                    Err(error) => Some((Err(error), None)),
+                }
             }
         };
         // Whoever reads an empty object asks once more after the end.
@@ -101,6 +158,8 @@ pub fn may_pass(error: &Error) -> bool {
                     | io::ErrorKind::QuotaExceeded
                     | io::ErrorKind::PermissionDenied
                     | io::ErrorKind::ReadOnlyFilesystem
+                    // What is no file.
+                    | io::ErrorKind::InvalidInput
             )
         ) {
             return false;
@@ -114,13 +173,14 @@ pub fn may_pass(error: &Error) -> bool {
 #[derive(Debug)]
 struct Patient {
     objects: Arc<dyn ObjectStore>,
-    patience: Patience,
+    uploads: Option<Arc<dyn ObjectStore>>,
+    asking: Asking,
 }
 
 /// The bytes of an object on their way, and what it takes to ask for the rest of them.
 struct Download {
     objects: Arc<dyn ObjectStore>,
-    patience: Patience,
+    asking: Asking,
     options: GetOptions,
     /// The object as it was when it was first asked for.
     meta: ObjectMeta,
@@ -144,8 +204,8 @@ impl Download {
                     }
                     return Ok(bytes);
                 }
-                Err(error) if may_pass(&error) && self.attempt < self.patience.attempts => {
-                    self.patience.pause(self.attempt, &error).await;
+                Err(error) if may_pass(&error) && self.attempt < self.asking.patience.attempts => {
+                    self.asking.pause(self.attempt, &error).await;
                     self.attempt += 1;
                 }
                 Err(error) => return Err(error),
@@ -154,12 +214,14 @@ impl Download {
     }
 
     async fn once(&mut self) -> Result<Option<Bytes>> {
+        let asking = self.asking.clone();
         let mut parts = match self.parts.take() {
             Some(parts) => parts,
             None if self.rest.is_empty() => return Ok(None),
-            None => self.patience.once(self.go_on()).await?,
+            None => asking.once(asking.patience.word(), self.go_on()).await?,
         };
-        let next = self.patience.once(async { parts.next().await.transpose() }).await?;
+        let next = async { parts.next().await.transpose() };
+        let next = asking.once(asking.patience.timeout, next).await?;
         if next.is_none() && !self.rest.is_empty() {
             let left = self.rest.end - self.rest.start;
             return Err(broken(io::ErrorKind::UnexpectedEof, format!("it ended {left} bytes before its end")));
@@ -188,16 +250,24 @@ impl fmt::Display for Patient {
 #[async_trait]
 impl ObjectStore for Patient {
     async fn put_opts(&self, path: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
-        self.patience.ask(|| self.objects.put_opts(path, payload.clone(), options.clone())).await
+        let asking = &self.asking;
+        let time = if payload.content_length() > FEW { asking.patience.timeout } else { asking.patience.word() };
+        asking.again(|| asking.once(time, self.objects.put_opts(path, payload.clone(), options.clone()))).await
     }
 
     async fn put_multipart_opts(&self, path: &Path, options: PutMultipartOptions) -> Result<Box<dyn MultipartUpload>> {
-        let upload = self.patience.ask(|| self.objects.put_multipart_opts(path, options.clone())).await?;
-        Ok(Box::new(PatientUpload { upload, patience: self.patience }))
+        let (upload, time) = if let Some(uploads) = &self.uploads {
+            let time = self.asking.patience.whole();
+            (self.asking.once(time, uploads.put_multipart_opts(path, options)).await?, time)
+        } else {
+            let upload = self.asking.ask(|| self.objects.put_multipart_opts(path, options.clone())).await?;
+            (upload, self.asking.patience.timeout)
+        };
+        Ok(Box::new(PatientUpload { upload, time, asking: self.asking.clone() }))
     }
 
     async fn get_opts(&self, path: &Path, options: GetOptions) -> Result<GetResult> {
-        let mut found = self.patience.ask(|| self.objects.get_opts(path, options.clone())).await?;
+        let mut found = self.asking.ask_for_word(|| self.objects.get_opts(path, options.clone())).await?;
         // What is asked for without its bytes has none that could be missing.
         if options.head {
             return Ok(found);
@@ -205,7 +275,7 @@ impl ObjectStore for Patient {
         if let GetResultPayload::Stream(parts) = found.payload {
             let download = Download {
                 objects: Arc::clone(&self.objects),
-                patience: self.patience,
+                asking: self.asking.clone(),
                 options,
                 meta: found.meta.clone(),
                 rest: found.range.clone(),
@@ -223,55 +293,57 @@ impl ObjectStore for Patient {
     }
 
     async fn get_ranges(&self, path: &Path, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
-        self.patience.ask(|| self.objects.get_ranges(path, ranges)).await
+        self.asking.ask(|| self.objects.get_ranges(path, ranges)).await
     }
 
     fn delete_stream(&self, paths: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
-        self.patience.watch(self.objects.delete_stream(paths))
+        self.asking.watch(self.objects.delete_stream(paths))
     }
 
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
-        let (objects, patience, prefix) = (Arc::clone(&self.objects), self.patience, prefix.cloned());
+        let (objects, asking, prefix) = (Arc::clone(&self.objects), self.asking.clone(), prefix.cloned());
         // Whole, since of half a list nobody knows which half it is.
         let whole = async move {
-            let ask = || patience.watch(objects.list(prefix.as_ref())).try_collect::<Vec<_>>();
-            patience.again(ask).await.map(|found| stream::iter(found.into_iter().map(Ok)))
+            let ask = || asking.watch(objects.list(prefix.as_ref())).try_collect::<Vec<_>>();
+            asking.again(ask).await.map(|found| stream::iter(found.into_iter().map(Ok)))
         };
         stream::once(whole).try_flatten().boxed()
     }
 
     async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
-        self.patience.ask(|| self.objects.list_with_delimiter(prefix)).await
+        self.asking.ask_for_word(|| self.objects.list_with_delimiter(prefix)).await
     }
 
     async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
-        self.patience.ask(|| self.objects.copy_opts(from, to, options.clone())).await
+        self.asking.ask(|| self.objects.copy_opts(from, to, options.clone())).await
     }
 
     async fn rename_opts(&self, from: &Path, to: &Path, options: RenameOptions) -> Result<()> {
-        self.patience.once(self.objects.rename_opts(from, to, options)).await
+        self.asking.once(self.asking.patience.timeout, self.objects.rename_opts(from, to, options)).await
     }
 }
 
-/// Parts are timed and not sent again: the caller begins a new upload.
+/// Parts are timed and not sent again from here: what makes an upload in parts does it, or the caller begins a new one.
 #[derive(Debug)]
 struct PatientUpload {
     upload: Box<dyn MultipartUpload>,
-    patience: Patience,
+    /// For each call.
+    time: Duration,
+    asking: Asking,
 }
 
 #[async_trait]
 impl MultipartUpload for PatientUpload {
     fn put_part(&mut self, data: PutPayload) -> UploadPart {
-        let (part, patience) = (self.upload.put_part(data), self.patience);
-        async move { patience.once(part).await }.boxed()
+        let (part, time, asking) = (self.upload.put_part(data), self.time, self.asking.clone());
+        async move { asking.once(time, part).await }.boxed()
     }
 
     async fn complete(&mut self) -> Result<PutResult> {
-        self.patience.once(self.upload.complete()).await
+        self.asking.once(self.time, self.upload.complete()).await
     }
 
     async fn abort(&mut self) -> Result<()> {
-        self.patience.once(self.upload.abort()).await
+        self.asking.once(self.time, self.upload.abort()).await
     }
 }

@@ -1,13 +1,25 @@
 //! One call that fails or does not come back is made again, whatever the call; what would fail again is not.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{
+    fmt::Debug,
+    io,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use futures::{StreamExt, TryStreamExt};
 use object_store::{
     Error, GetOptions, ObjectStore, ObjectStoreExt, PutOptions, PutPayload, Result, memory::InMemory, path::Path,
 };
 
-use crate::{Patience, faults::Faults, may_pass};
+use tokio::time::Instant;
+use tracing::{
+    Event, Subscriber,
+    field::{Field, Visit},
+};
+use tracing_subscriber::{Layer, layer::Context, layer::SubscriberExt};
+
+use crate::{Patience, WAITS, faults::Faults, may_pass};
 
 const QUICK: Patience = Patience { timeout: Duration::from_millis(40), attempts: 3, backoff: Duration::from_millis(1) };
 
@@ -45,7 +57,7 @@ async fn walk(stall: bool) {
         let faults = Faults::new(io::ErrorKind::ConnectionReset);
         faults.stall(stall);
         faults.cut_parts(1000);
-        let store = QUICK.over(faults.over(filled().await));
+        let store = QUICK.over("test", faults.over(filled().await));
         faults.fail_at(k);
         assert_eq!(read(&*store).await.unwrap(), all, "call {k}");
         if faults.calls() <= k {
@@ -76,7 +88,7 @@ async fn a_store_that_stays_away_is_an_error_after_so_many_attempts() {
         let faults = Faults::new(io::ErrorKind::ConnectionReset);
         faults.stall(stall);
         faults.cut_parts(1000);
-        let store = QUICK.over(faults.over(filled().await));
+        let store = QUICK.over("test", faults.over(filled().await));
         faults.fail_from(at);
         let error = read(&*store).await.unwrap_err();
         assert!(may_pass(&error), "{error}");
@@ -87,7 +99,7 @@ async fn a_store_that_stays_away_is_an_error_after_so_many_attempts() {
 #[tokio::test]
 async fn what_is_not_there_or_not_allowed_is_asked_for_once() {
     let faults = Faults::new(io::ErrorKind::PermissionDenied);
-    let store = QUICK.over(faults.over(filled().await));
+    let store = QUICK.over("test", faults.over(filled().await));
     let missing = store.get_opts(&Path::from("x"), GetOptions::default()).await.unwrap_err();
     assert!(matches!(missing, Error::NotFound { .. }) && !may_pass(&missing));
     assert_eq!(faults.calls(), 1);
@@ -103,7 +115,7 @@ async fn an_object_that_changed_while_it_was_read_is_an_error() {
     let memory = filled().await;
     let faults = Faults::new(io::ErrorKind::ConnectionReset);
     faults.cut_parts(1000);
-    let store = QUICK.over(faults.over(memory.clone()));
+    let store = QUICK.over("test", faults.over(memory.clone()));
     let place = Path::from("c");
     let mut parts = store.get_opts(&place, GetOptions::default()).await.unwrap().into_stream();
     assert_eq!(parts.next().await.unwrap().unwrap().len(), 1000);
@@ -111,4 +123,74 @@ async fn an_object_that_changed_while_it_was_read_is_an_error() {
     faults.fail_at(0);
     let error = parts.next().await.unwrap().unwrap_err();
     assert!(matches!(error, Error::Precondition { .. }), "{error}");
+}
+
+/// What is said to people.
+#[derive(Clone, Default)]
+struct Heard(Arc<Mutex<Vec<String>>>);
+
+impl<S: Subscriber> Layer<S> for Heard {
+    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+        if event.metadata().target() == WAITS {
+            event.record(&mut self.clone());
+        }
+    }
+}
+
+impl Visit for Heard {
+    fn record_debug(&mut self, _: &Field, value: &dyn Debug) {
+        self.0.lock().unwrap().push(format!("{value:?}"));
+    }
+}
+
+/// With the patience that nobody has set otherwise: how long until a store is given up, and what is said meanwhile.
+async fn given_up(stall: bool) -> (Duration, Vec<String>) {
+    let heard = Heard::default();
+    let _listening = tracing::subscriber::set_default(tracing_subscriber::registry().with(heard.clone()));
+    let faults = Faults::new(io::ErrorKind::ConnectionRefused);
+    faults.stall(stall);
+    let store = Patience::default().over("s3://bucket/prefix", faults.over(filled().await));
+    faults.fail_from(0);
+    let begun = Instant::now();
+    let error = store.get_opts(&Path::from("a"), GetOptions::default()).await.unwrap_err();
+    assert!(may_pass(&error), "{error}");
+    let said = heard.0.lock().unwrap().clone();
+    (begun.elapsed(), said)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_keeps_us_waiting_is_told() {
+    let (time, said) = given_up(false).await;
+    assert_eq!(time.as_secs(), 15);
+    let [said] = &said[..] else { panic!("{said:?}") };
+    assert!(said.starts_with("waiting for s3://bucket/prefix: "), "{said}");
+    assert!(said.ends_with("asked again in 1 s, attempt 2 of 5"), "{said}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_store_is_given_up_in_time() {
+    let (time, said) = given_up(true).await;
+    assert_eq!(time.as_secs(), 65);
+    assert_eq!(said[0], "waiting for s3://bucket/prefix: it has given no answer for 3 s");
+    assert!((2..=5).contains(&said.len()), "now and then, and not at each call: {said:?}");
+}
+
+/// Bytes take their time: only a word has little.
+#[tokio::test(start_paused = true)]
+async fn what_moves_bytes_has_the_whole_time() {
+    let faults = Faults::new(io::ErrorKind::ConnectionRefused);
+    faults.stall(true);
+    let patience = Patience { attempts: 1, ..Patience::default() };
+    let store = patience.over("test", faults.over(filled().await));
+    for (is_put, seconds) in [(true, 120), (false, 10)] {
+        faults.fail_from(0);
+        let begun = Instant::now();
+        let failed = if is_put {
+            store.put(&Path::from("d"), vec![1; 100_000].into()).await.map(drop)
+        } else {
+            store.head(&Path::from("a")).await.map(drop)
+        };
+        assert!(failed.is_err());
+        assert_eq!(begun.elapsed().as_secs(), seconds);
+    }
 }

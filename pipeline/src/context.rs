@@ -10,6 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use flow_cache::plain;
 use fs_err as fs;
 use serde_json::Value;
 
@@ -39,7 +40,7 @@ impl Context {
     /// The context of a job. `cancelled` is raised from outside when the stage should stop.
     pub fn new(job: Job, cancelled: Arc<AtomicBool>) -> Self {
         // Events are for eyes: a stage works on without them where the file cannot be had.
-        let events = fs::OpenOptions::new().create(true).append(true).open(&job.events).ok();
+        let events = plain::append(&job.events).ok();
         let (events, last_progress) = (Mutex::new(events), Mutex::new(None));
         Self { job, events, last_progress, logged: Mutex::new([None; 2]), cancelled }
     }

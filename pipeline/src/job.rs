@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use flow_cache::{StageKey, failpoint, write_over};
+use flow_cache::{StageKey, failpoint, plain, write_over};
 use fs_err as fs;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
@@ -79,7 +79,7 @@ pub fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<()> {
     let beside = beside(path);
     let write = || {
         failpoint::on_file(path, "write")?;
-        write_over(&mut fs::OpenOptions::new().create(true).truncate(false).write(true).open(&beside)?, &text)
+        write_over(&mut plain::write(&beside)?, &text)
     };
     write().map_err(Error::io("write a file of the run"))?;
     let place = || {
@@ -105,7 +105,8 @@ fn beside(path: &Path) -> PathBuf {
 
 /// Reads what [`write_json`] wrote.
 pub fn read_json<T: DeserializeOwned>(path: &Path, what: &'static str) -> Result<T> {
-    let text = read_file(path).map_err(Error::io("read a file of the run"))?;
+    // A pipe would keep who reads it waiting, and a device has no end.
+    let text = plain::read(path).map_err(Error::io("read a file of the run"))?;
     let read = serde_json::from_slice(&text);
     read.map_err(|source| {
         // serde's own words for a list would count the fields of a type.
@@ -115,18 +116,19 @@ pub fn read_json<T: DeserializeOwned>(path: &Path, what: &'static str) -> Result
     })
 }
 
-/// Reads a whole file, if it is one: a pipe would keep who reads it waiting, and a device has no end.
-fn read_file(path: &Path) -> std::io::Result<Vec<u8>> {
-    if !fs::metadata(path)?.is_file() {
-        let why = format!("{}: it is no file", path.display());
-        return Err(std::io::Error::new(std::io::ErrorKind::InvalidInput, why));
-    }
-    fs::read(path)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nobody_is_waited_for_to_write_a_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("job.json");
+        assert!(std::process::Command::new("mkfifo").arg(file.with_extension("json.part")).status().unwrap().success());
+        let error = crate::error::chain(&write_json(&file, &1).unwrap_err());
+        assert!(error.contains("job.json.part: it is no file but a pipe"), "{error}");
+        assert!(!file.exists());
+    }
 
     #[test]
     fn what_has_no_end_is_not_begun() {

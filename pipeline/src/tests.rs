@@ -11,5 +11,6 @@ mod oracle;
 mod refused;
 mod runs;
 mod toys;
+mod unanswered;
 mod unchanged;
 pub mod world;

@@ -5,7 +5,7 @@ use std::{
     process::ExitCode,
 };
 
-use flow_cache::{ArtifactDigest, Cache, Holder};
+use flow_cache::{ArtifactDigest, Cache, Holder, plain};
 use flow_pipeline::{
     Error,
     plan::{Plan, PreparedStage},
@@ -201,7 +201,7 @@ fn sweep(folder: &Path, begin: &str) {
         if pid.is_none_or(|pid| pid.parse::<u32>().is_err()) {
             continue;
         }
-        let holder = fs::read(entry.path().join(HOLDER)).ok();
+        let holder = plain::read(&entry.path().join(HOLDER)).ok();
         let holder = holder.and_then(|text| serde_json::from_slice::<Holder>(&text).ok());
         if holder.is_some_and(|holder| holder.is_dead()) {
             // What cannot be removed is hidden and harmless.

@@ -6,13 +6,13 @@ use std::{
     time::Duration,
 };
 
+use flow_cache::plain;
 use flow_pipeline::{
     Error,
     event::state::{Phase, RunState, StageState},
     names::StageId,
     run::{RunFolder, Standing, history},
 };
-use fs_err as fs;
 
 use super::planning;
 use crate::{
@@ -102,7 +102,7 @@ fn follow(folder: &RunFolder, id: &StageId) -> Result<StageState, Failure> {
         let state = folder.state()?;
         let stage = state.stages.get(id).cloned().unwrap_or_default();
         let ended = !is_open(folder, &state, &stage);
-        if let Ok(mut file) = fs::File::open(&path) {
+        if let Ok(mut file) = plain::open(&path) {
             let read = Error::io("read a stage's log");
             let mut more = Vec::new();
             let grown = file.seek(SeekFrom::Start(at)).and_then(|_| file.read_to_end(&mut more));

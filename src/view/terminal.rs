@@ -4,6 +4,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     io::Write,
+    sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -49,18 +50,10 @@ impl Terminal {
         // On a terminal that cannot move its cursor (`TERM=dumb`) nothing would be drawn: it gets lines, as a pipe does.
         let bars = MultiProgress::new();
         let live = console::user_attended_stderr() && !bars.is_hidden();
-        Self { bars, running: BTreeMap::new(), whole: None, width: 0, hollow, live }
-    }
-
-    fn line(&self, verb: &str, colour: &Style, rest: &str) {
-        let verb = colour.apply_to(format!("{verb:>VERB$}"));
-        let line = format!("{verb} {rest}");
-        if self.live {
-            // Without a place to draw there is nothing to tell.
-            let _ = self.bars.println(harmless(&line));
-        } else {
-            print_line(&line);
+        if live {
+            *drawn() = Some(bars.clone());
         }
+        Self { bars, running: BTreeMap::new(), whole: None, width: 0, hollow, live }
     }
 
     /// Takes one event in.
@@ -71,7 +64,7 @@ impl Terminal {
         let red = Style::new().for_stderr().red().bold();
         match &event.what {
             Event::RunStarted { run, recipe, stages, cores } => {
-                self.line(
+                line(
                     "Running",
                     &green,
                     &format!(
@@ -85,14 +78,14 @@ impl Terminal {
             Event::StageCached { stage, artifact, .. } => {
                 let bytes =
                     if self.hollow.contains(stage) { " (its bytes are gone, and nothing needs them)" } else { "" };
-                self.line("Cached", &cyan, &format!("{stage} {}{bytes}", dim(&artifact.short())));
+                line("Cached", &cyan, &format!("{stage} {}{bytes}", dim(&artifact.short())));
             }
             Event::StageWaiting { stage, holder } => {
-                self.line("Waiting", &yellow, &format!("{stage}: being done by {holder}"));
+                line("Waiting", &yellow, &format!("{stage}: being done by {holder}"));
             }
             Event::StageStarted { stage, reason, .. } => self.start(stage, reason),
             Event::StageRetrying { stage, attempt, of, wait, error } => {
-                self.line(
+                line(
                     "Retrying",
                     &yellow,
                     &format!("{stage}: {}; attempt {attempt} of {of} in {}", error.message, duration(*wait)),
@@ -110,25 +103,25 @@ impl Terminal {
                     });
                 }
             }
-            Event::StageNote { stage, text } => self.line("Note", &yellow, &format!("{stage}: {text}")),
+            Event::StageNote { stage, text } => line("Note", &yellow, &format!("{stage}: {text}")),
             Event::StageFinished { stage, artifact, seconds, bytes: size, .. } => {
                 self.clear(stage);
                 let facts = format!("in {}, {} {}", duration(*seconds), bytes(*size), dim(&artifact.short()));
-                self.line("Finished", &green, &format!("{stage} {facts}"));
+                line("Finished", &green, &format!("{stage} {facts}"));
             }
             Event::StageFailed { stage, error, log_tail } => {
                 self.clear(stage);
-                self.line("Failed", &red, &format!("{stage}: {}", error.message));
+                line("Failed", &red, &format!("{stage}: {}", error.message));
                 if let Some(help) = &error.help {
-                    self.line("help", &cyan, help);
+                    line("help", &cyan, help);
                 }
-                for line in log_tail {
-                    self.line("|", &red, line);
+                for text in log_tail {
+                    line("|", &red, text);
                 }
             }
             Event::StageStopped { stage } => {
                 self.clear(stage);
-                self.line("Stopped", &yellow, &format!("{stage}: what it had done is kept"));
+                line("Stopped", &yellow, &format!("{stage}: what it had done is kept"));
             }
             // Metrics are in the message of the next progress; what was not reached is told once, at the end: after an early
             // failure it is nearly everything.
@@ -186,6 +179,7 @@ impl Terminal {
         if let Some(whole) = self.whole.take() {
             whole.finish_and_clear();
         }
+        *drawn() = None;
         let parts: Vec<String> = counts(state, &ENDED).collect();
         let skipped: Vec<&StageId> =
             state.order.iter().filter(|id| state.stages.get(id).is_some_and(|s| s.phase == Phase::Skipped)).collect();
@@ -193,17 +187,21 @@ impl Terminal {
             let names: Vec<String> = skipped.iter().take(5).map(ToString::to_string).collect();
             let more = skipped.len().saturating_sub(names.len());
             let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-            self.line("Skipped", yellow, &format!("{}{more}: they need what failed", names.join(", ")));
+            line("Skipped", yellow, &format!("{}{more}: they need what failed", names.join(", ")));
         }
         let summary = format!("{} in {}", parts.join(", "), duration(seconds));
         match outcome {
-            Outcome::Done => self.line("Done", green, &summary),
-            Outcome::Failed => self.line("Failed", red, &summary),
+            Outcome::Done => line("Done", green, &summary),
+            Outcome::Failed => line("Failed", red, &summary),
             Outcome::Interrupted => {
-                self.line("Interrupted", yellow, &format!("{summary}; the same command goes on from here"));
+                line("Interrupted", yellow, &format!("{summary}; the same command goes on from here"));
             }
         }
     }
+}
+
+fn line(verb: &str, colour: &Style, rest: &str) {
+    print_line(&format!("{} {rest}", colour.apply_to(format!("{verb:>VERB$}"))));
 }
 
 fn dim(text: &str) -> String {
@@ -248,7 +246,26 @@ pub fn report(folder: &std::path::Path) {
     print_line(&format!("{} {}", green.apply_to(format!("{:>VERB$}", "Report")), folder.join("report.md").display()));
 }
 
+/// Something keeps a person waiting.
+pub fn waiting(text: &str) {
+    let yellow = Style::new().for_stderr().yellow().bold();
+    print_line(&format!("{} {text}", yellow.apply_to(format!("{:>VERB$}", "Waiting"))));
+}
+
+/// The bars below which lines would be torn: whoever has something to say while a run is shown says it above them.
+fn drawn() -> MutexGuard<'static, Option<MultiProgress>> {
+    static DRAWN: Mutex<Option<MultiProgress>> = Mutex::new(None);
+    // There are some or there are none, whoever panicked.
+    DRAWN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 fn print_line(line: &str) {
+    let bars = drawn().clone();
+    if let Some(bars) = bars {
+        // Without a place to draw there is nothing to tell.
+        let _ = bars.println(harmless(line));
+        return;
+    }
     // Whoever listened may be gone; the run goes on.
     let _ = writeln!(std::io::stderr().lock(), "{}", harmless(line));
 }

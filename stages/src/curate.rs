@@ -151,7 +151,8 @@ pub(crate) struct Places {
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Remote {
-    /// The longest that one call may take, or the next bytes of a file may be waited for.
+    /// The longest that one call may take, or the next bytes of a file may be waited for; a call that moves few bytes or none has
+    /// a twelfth of it, or 10s.
     pub timeout: Duration,
     /// How often a call is made in all before the stage fails.
     pub attempts: NonZeroU32,
@@ -210,9 +211,12 @@ fn find(spec: &SourceSpec, patience: Patience, ctx: &ResolveContext<'_>) -> Resu
     }
 }
 
+/// So many links of a circle say what is wrong.
+const FEW_NOTES: usize = 4;
+
 impl Kind for Curate {
     const NAME: &'static str = "curate";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
     const ABOUT: &'static str =
         "Read sources, filter and deduplicate their documents, hold some out, and write the corpus as Parquet shards.";
     const MAKES: &'static str = artifact::CORPUS;
@@ -269,6 +273,13 @@ impl Kind for Curate {
                     .map_err(|e| StageError::new(format!("read the sources of a job: {e}")))
             })
             .collect::<Result<_, _>>()?;
+        let notes: Vec<&String> = sources.iter().flat_map(|source| &source.notes).collect();
+        for note in notes.iter().take(FEW_NOTES) {
+            ctx.note(*note);
+        }
+        if notes.len() > FEW_NOTES {
+            ctx.note(format!("and {} more links back", notes.len() - FEW_NOTES));
+        }
         let progress = |at: Progress| match at.phase {
             Phase::Read => go_on(ctx, at.documents, at.total_documents, "documents read"),
             Phase::Dedup => go_on(ctx, at.documents, at.total_documents, "documents compared"),

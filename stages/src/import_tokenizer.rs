@@ -1,8 +1,11 @@
 //! `import-tokenizer`: a tokenizer that somebody else trained, such as dolma2, from its `tokenizer.json`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use flow_data::tokenizer::{SpecialTokens, Tokenizer};
+use flow_data::{
+    tokenizer::{SpecialTokens, Tokenizer},
+    whole,
+};
 use flow_pipeline::{
     StageError,
     context::Context,
@@ -19,6 +22,9 @@ use crate::{
     engine::{data, io},
     facts,
 };
+
+/// Bytes of a `tokenizer.json` that is taken over.
+const MOST: u64 = 1 << 30;
 
 /// The kind.
 pub(crate) struct ImportTokenizer;
@@ -77,7 +83,7 @@ impl Kind for ImportTokenizer {
     fn run(ctx: &Context, params: Params, _: Places) -> Result<(), StageError> {
         let file = ctx.sources().first().and_then(|external| external.handle.as_str());
         let file = file.ok_or_else(|| StageError::new("the job names no tokenizer"))?;
-        let bytes = fs::read(file).map_err(io)?;
+        let bytes = whole::read(Path::new(file), MOST).map_err(io)?;
         let tokenizer = Tokenizer::from_bytes(&bytes, file, &SpecialTokens::default()).map_err(data)?;
         if let Some(Count(wanted)) = params.vocab_size.filter(|wanted| wanted.0 != u64::from(tokenizer.vocab_size())) {
             return Err(StageError::new(format!("{file} has {} entries, not {wanted}", tokenizer.vocab_size()))

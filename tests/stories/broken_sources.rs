@@ -1,7 +1,10 @@
 //! Sources that are not what they should be: counted where that is harmless, told with file and line where it is not, and
 //! never the end of what does not read them.
 
-use std::{fs, time::Duration};
+use std::{
+    fs,
+    time::{Duration, Instant},
+};
 
 use super::{
     corpus::{self, DOMAINS},
@@ -165,6 +168,25 @@ fn a_pipe_among_the_files_does_not_hang_the_run() {
 }
 
 #[test]
+fn links_in_a_circle_are_passed_over_with_a_note() {
+    let environment = TestEnvironment::finished();
+    std::os::unix::fs::symlink("..", environment.path("text/sea/again")).unwrap();
+    std::os::unix::fs::symlink("itself", environment.path("text/sea/itself")).unwrap();
+    let link = environment.path("text/sea/more");
+    std::os::unix::fs::symlink(".", &link).unwrap();
+    // `again` leads out of the folder, to all that the others have; what leads back from there ends.
+    let ended = environment.run(&["corpus[sea]"]).succeeded();
+    let notes: Vec<String> =
+        ended.events("stage-note").iter().map(|note| note["text"].as_str().unwrap().to_owned()).collect();
+    for link in ["text/sea/again/sea/again is a link back to ", "text/sea/more is a link back to "] {
+        assert!(notes.iter().any(|note| note.contains(link)), "{link}: {notes:?}");
+    }
+    // Without the way out the corpus is the one of before.
+    fs::remove_file(environment.path("text/sea/again")).unwrap();
+    assert_eq!(environment.run(&["corpus[sea]"]).succeeded().stages("stage-cached"), names(["corpus[sea]"]));
+}
+
+#[test]
 fn an_object_store_that_does_not_answer() {
     let environment = TestEnvironment::fresh();
     environment.edit("data: text", "data: s3://bucket/text");
@@ -179,8 +201,10 @@ fn an_object_store_that_does_not_answer() {
         ("AWS_SECRET_ACCESS_KEY", "b"),
         ("AWS_REGION", "us-east-1"),
     ];
+    let begun = Instant::now();
     let ended = environment.flow_with(&variables, &["run", "recipe.yaml", "corpus[sea]"]).with_code(2);
-    for words in ["s3://bucket/text/sea", "Connection refused", "AWS_ENDPOINT"] {
+    assert!(begun.elapsed() < Duration::from_secs(40), "told after {:?}", begun.elapsed());
+    for words in ["Waiting for s3://bucket/text/sea: ", "attempt 2 of 5", "Connection refused", "AWS_ENDPOINT"] {
         assert!(ended.stderr.contains(words), "{words}: {}", ended.stderr);
     }
 }

@@ -83,7 +83,15 @@ fn params_cannot_be() {
         "x: { kind: evaluate, inputs: { model: p, corpora: [c] }, with: { cloze: { choices: 1000000 } } }",
         "x: { kind: evaluate, inputs: { model: p, corpora: [c] }, with: { bits_per_byte: { length: 64, stride: 65 } } }",
         "x: { kind: evaluate, inputs: { model: p, corpora: [c] }, with: { bootstrap: { confidence: 1 } } }",
+        "x: { kind: evaluate, inputs: { model: p, corpora: [c] }, with: { bootstrap: { resamples: 4000000000 } } }",
+        "x: { kind: evaluate, inputs: { model: p, corpora: [c] }, with: { cloze: { context_bytes: 9223372036854775808, continuation_bytes: 9223372036854775808 } } }",
         "x: { kind: curate, with: { domain: a, data: text }, resources: { timeout: 0s } }",
+        "x: { kind: curate, with: { domain: '', data: text } }",
+        "x: { kind: curate, with: { domain: .., data: text } }",
+        "x: { kind: curate, with: { domain: /etc, data: text } }",
+        "x: { kind: curate, with: { domain: a/../../b, data: text } }",
+        "x: { kind: curate, with: { domain: '*', data: text } }",
+        "x: { kind: train-expert, inputs: { anchor: p, tokens: k, embedding: m, public_embedding: m }, with: { name: ../x, tokens: 2K, batch: { length: 64 }, schedule: { warmup_steps: 0 } } }",
     ]));
 }
 

@@ -8,6 +8,7 @@ use std::{
     path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::OnceLock,
+    time::Duration,
 };
 
 use serde_json::Value;
@@ -138,6 +139,15 @@ impl TestEnvironment {
         };
         assert!(!ended.stderr.contains("panicked"), "{ended:#?}");
         ended
+    }
+
+    /// Runs flow, which must end soon; its exit code.
+    pub fn soon(&self, args: &[&str]) -> Option<i32> {
+        let output = |name: &str| fs::File::create(self.path(name)).unwrap();
+        let mut running = Running::spawn(self.command(args).stdout(output("stdout")).stderr(output("stderr")));
+        let code = running.wait_at_most(Duration::from_mins(1));
+        assert!(!self.read("stderr").contains("panicked"), "{args:?}: {}", self.read("stderr"));
+        code
     }
 
     /// Runs flow to its end with an output that nobody reads; its exit code.

@@ -2,7 +2,13 @@
 //!
 //! Over a folder this always runs. `tests/remote/run` starts an S3 server and runs it over that, and counts what is asked of it.
 
-use std::{collections::BTreeSet, fs, path::Path};
+use std::{
+    collections::BTreeSet,
+    fs,
+    net::TcpListener,
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use super::environment::TestEnvironment;
 
@@ -113,4 +119,34 @@ fn two_machines_share_a_bucket() {
         return;
     };
     two_machines(&environment, &shared);
+}
+
+/// It takes every call and says nothing.
+#[test]
+fn a_silent_store_is_told_while_it_is_waited_for_and_given_up() {
+    let environment = TestEnvironment::finished();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        let mut held = Vec::new();
+        while let Ok((connection, _)) = listener.accept() {
+            held.push(connection);
+        }
+    });
+    let variables = [
+        ("AWS_ENDPOINT", endpoint.as_str()),
+        ("AWS_ALLOW_HTTP", "true"),
+        ("AWS_ACCESS_KEY_ID", "a"),
+        ("AWS_SECRET_ACCESS_KEY", "b"),
+        ("AWS_REGION", "us-east-1"),
+    ];
+    let patience = ["--remote", "s3://bucket/prefix", "--remote-timeout", "4s", "--remote-attempts", "2"];
+    let begun = Instant::now();
+    let ended = environment.flow_with(&variables, &[&["plan", "recipe.yaml"][..], &patience].concat());
+    let time = begun.elapsed();
+    assert!(time > Duration::from_secs(8) && time < Duration::from_secs(30), "given up after {time:?}: {ended:#?}");
+    assert!(matches!(ended.code, Some(1 | 2)), "{ended:#?}");
+    for words in ["Waiting for s3://bucket/prefix: it has given no answer for 3 s", "in s3://bucket/prefix"] {
+        assert!(ended.stderr.contains(words), "{words}: {}", ended.stderr);
+    }
 }

@@ -334,3 +334,24 @@ async fn a_lease_is_kept_until_its_record_is_where_others_look() {
         assert!(matches!(later.unwrap(), Acquired::Yes(_)));
     }
 }
+
+/// Names that no flow gives: one is passed over, the other is told; neither is counted on from for ever.
+#[tokio::test]
+async fn leases_with_odd_numbers_hang_nobody() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = Cache::open_local(dir.path()).unwrap();
+    let key = StageKey::of(b"key");
+    let leases = dir.path().join("v1/leases").join(key.to_string());
+    fs_err::create_dir_all(&leases).unwrap();
+    let now = std::time::UNIX_EPOCH + Duration::from_hours(1);
+    let acquire = || async {
+        let holder = crate::Holder::this_process("run");
+        let asked = cache.acquire(&key, &holder, now, Duration::from_mins(1));
+        tokio::time::timeout(Duration::from_secs(5), asked).await.expect("it does not go on for ever")
+    };
+    fs_err::write(leases.join(format!("{}.json", u64::MAX)), "{}").unwrap();
+    assert!(matches!(acquire().await.unwrap(), Acquired::Yes(lease) if lease.attempt == 1));
+    fs_err::write(leases.join("999999999999.json"), "{}").unwrap();
+    let error = acquire().await.unwrap_err();
+    assert!(matches!(error, Error::LastAttempt { .. }) && error.to_string().contains("v1/leases/"), "{error}");
+}

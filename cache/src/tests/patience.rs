@@ -18,7 +18,7 @@ use crate::{
 const QUICK: Patience = Patience { timeout: Duration::from_millis(40), attempts: 2, backoff: Duration::from_millis(1) };
 
 async fn open(at: &Path, faults: &Arc<Faults>, remote: &Arc<InMemory>) -> Cache {
-    let objects = QUICK.over(faults.over(Arc::clone(remote) as Arc<_>));
+    let objects = QUICK.over("test", faults.over(Arc::clone(remote) as Arc<_>));
     Cache::open_over(at, objects, "memory".into()).await.unwrap()
 }
 

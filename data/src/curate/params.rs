@@ -113,6 +113,12 @@ impl MaxBroken {
     }
 }
 
+/// Whether a name is that of one folder: it leads nowhere else, and is no pattern.
+fn is_plain(name: &str) -> bool {
+    let is_odd = |c: char| c.is_control() || r"/\*?[]{}".contains(c);
+    !name.is_empty() && name.len() <= 255 && !name.starts_with('.') && !name.contains(is_odd)
+}
+
 impl CurateParams {
     /// Checks the ranges.
     ///
@@ -122,6 +128,14 @@ impl CurateParams {
         let wrong = |name: &str, reason: String| Err(Error::Parameter { name: name.into(), reason });
         if self.domain.is_empty() {
             return wrong("domain", "is empty; give the domain a name".into());
+        }
+        if !is_plain(&self.domain) {
+            let reason = format!(
+                "is {:?}; a domain is a folder below `data`: at most 255 bytes, no `/`, `\\`, `*`, `?`, `[`, `]`, `{{`, `}}` or \
+                 control character, and no dot in front",
+                self.domain
+            );
+            return wrong("domain", reason);
         }
         if !(0.0..1.0).contains(&self.heldout.share) {
             let reason = format!("is {}; it must be at least 0 and below 1", self.heldout.share);

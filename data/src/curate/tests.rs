@@ -56,7 +56,7 @@ fn texts(out: &Path, split: Split) -> Vec<Document> {
 
 fn snapshot(folder: &Path) -> Vec<(String, blake3::Hash)> {
     let files = source::files::walk(folder, &mut |_| true).unwrap();
-    files.into_iter().map(|(name, path)| (name, blake3::hash(&fs::read(path).unwrap()))).collect()
+    files.files.into_iter().map(|(name, path)| (name, blake3::hash(&fs::read(path).unwrap()))).collect()
 }
 
 #[test]

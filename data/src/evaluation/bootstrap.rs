@@ -27,6 +27,9 @@ impl Default for Bootstrap {
     }
 }
 
+/// The most samples: each is kept until all are drawn, and an interval is steady long before.
+const MOST_RESAMPLES: u32 = 1_000_000;
+
 /// A value with its interval.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -46,8 +49,8 @@ impl Bootstrap {
     /// [`Error::Parameter`] with the name of the first that is out of its range.
     pub fn validate(&self) -> Result<()> {
         let wrong = |name: &str, reason: String| Err(Error::Parameter { name: name.into(), reason });
-        if self.resamples == 0 {
-            return wrong("resamples", "is 0; it must be at least 1".into());
+        if !(1..=MOST_RESAMPLES).contains(&self.resamples) {
+            return wrong("resamples", format!("is {}; it must be from 1 to {MOST_RESAMPLES}", self.resamples));
         }
         if !(self.confidence > 0.0 && self.confidence < 1.0) {
             return wrong("confidence", format!("is {}; it must be between 0 and 1", self.confidence));
@@ -151,6 +154,14 @@ fn wrong(reason: String) -> Error {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn samples_without_number_are_refused() {
+        for resamples in [0, MOST_RESAMPLES + 1, u32::MAX] {
+            let error = Bootstrap { resamples, ..Bootstrap::default() }.mean(&[1.0]).unwrap_err();
+            assert!(matches!(&error, Error::Parameter { name, .. } if name == "resamples"), "{error}");
+        }
+    }
 
     #[test]
     fn quantiles_are_numpys() {

@@ -44,6 +44,8 @@ impl Default for ClozeParams {
 
 /// The most choices of an item: each is read for every item, and a right answer by chance is rare long before.
 const MOST_CHOICES: usize = 1000;
+/// The most bytes of a context or a continuation: no model sees as many at once.
+const MOST_BYTES: usize = 64 << 20;
 
 impl ClozeParams {
     /// Checks the sizes.
@@ -58,6 +60,11 @@ impl ClozeParams {
         {
             if value < least {
                 return wrong(name, format!("is {value}; it must be at least {least}"));
+            }
+        }
+        for (name, value) in [("context_bytes", context_bytes), ("continuation_bytes", continuation_bytes)] {
+            if value > MOST_BYTES {
+                return wrong(name, format!("is {value}; it must be at most {MOST_BYTES}"));
             }
         }
         if !(2..=MOST_CHOICES).contains(&choices) {
@@ -317,6 +324,16 @@ mod tests {
         }
         let (least, most) = (at_place.iter().min().unwrap(), at_place.iter().max().unwrap());
         assert!(most - least <= 1, "{at_place:?}");
+    }
+
+    #[test]
+    fn sizes_beyond_all_sense_are_refused_and_not_counted_with() {
+        let half = 1 << (usize::BITS - 1);
+        for (context_bytes, continuation_bytes) in [(half, half), (usize::MAX, 8), (1, usize::MAX)] {
+            let params = ClozeParams { context_bytes, continuation_bytes, ..ClozeParams::default() };
+            let error = items(&documents(20, 80, 1), &params).unwrap_err();
+            assert!(matches!(error, Error::Parameter { .. }), "{error}");
+        }
     }
 
     #[test]

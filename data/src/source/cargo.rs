@@ -17,7 +17,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{ReadOptions, ResolveContext, ResolvedSource, files, remote};
-use crate::{Error, Result};
+use crate::{Error, Result, whole};
 
 /// Files of dependencies.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -61,6 +61,9 @@ struct Package {
     folder: PathBuf,
 }
 
+/// Bytes of a manifest, a lock file or a remembered answer: one of ten thousand packages has some 3 MB.
+const MOST: u64 = 64 << 20;
+
 /// Left out everywhere: made by cargo or by packing, or not the same in a vendored folder. Hidden files are left out too.
 const NOT_CONTENT: [&str; 2] = ["Cargo.lock", "Cargo.toml.orig"];
 
@@ -69,10 +72,12 @@ pub(super) fn resolve(spec: &CargoSpec, context: &ResolveContext<'_>) -> Result<
     let manifest = context.base.join(&spec.manifest);
     let include = files::glob_set(&spec.include)?;
     let exclude = files::glob_set(&spec.exclude)?;
-    let mut found = BTreeMap::new();
+    let (mut found, mut notes) = (BTreeMap::new(), Vec::new());
     for package in select(spec, &manifest, context)? {
         let enter = &mut |folder: &str| folder != "target";
-        for (path, location) in files::walk(&package.folder, enter)? {
+        let walked = files::walk(&package.folder, enter)?;
+        notes.extend(walked.notes);
+        for (path, location) in walked.files {
             let file = path.rsplit('/').next().unwrap_or_default();
             if NOT_CONTENT.contains(&file) || !include.is_match(&path) || exclude.is_match(&path) {
                 continue;
@@ -86,7 +91,7 @@ pub(super) fn resolve(spec: &CargoSpec, context: &ResolveContext<'_>) -> Result<
         let reason = format!("no file of {} matches {}", spec.packages.join(", "), spec.include.join(", "));
         return Err(Error::SourceMissing { location: manifest.display().to_string(), reason });
     }
-    Ok(ResolvedSource { options, files: found.into_values().collect(), patience: context.patience })
+    Ok(ResolvedSource { options, files: found.into_values().collect(), notes, patience: context.patience })
 }
 
 fn select(spec: &CargoSpec, manifest: &Path, context: &ResolveContext<'_>) -> Result<BTreeSet<Package>> {
@@ -168,7 +173,8 @@ impl Locked {
         let lock = lock.ok_or_else(|| {
             missing("no `Cargo.lock` lies beside it or above; make one with `cargo generate-lockfile`")
         })?;
-        let text = fs::read_to_string(lock)?;
+        let text = String::from_utf8(whole::read(&lock, MOST)?)
+            .map_err(|_| missing("its `Cargo.lock` is no UTF-8 text; make one with `cargo generate-lockfile`"))?;
         // The lock file is written by cargo, one `key = "value"` a line, `name` directly before `version`.
         let mut packages = BTreeSet::new();
         let mut name = None;
@@ -223,7 +229,7 @@ fn known_packages(
     remembered: bool,
 ) -> Result<Vec<Package>, String> {
     let mut hasher = blake3::Hasher::new();
-    let content = fs::read(manifest).unwrap_or_default();
+    let content = whole::read(manifest, MOST).unwrap_or_default();
     let place = manifest.canonicalize().unwrap_or_else(|_| manifest.into());
     for part in [
         locked.digest.as_bytes().as_slice(),
@@ -236,7 +242,7 @@ fn known_packages(
     }
     let memo = context.memo_dir.map(|folder| folder.join(format!("cargo-{}.json", hasher.finalize().to_hex())));
     if remembered
-        && let Some(bytes) = memo.as_ref().and_then(|path| fs::read(path).ok())
+        && let Some(bytes) = memo.as_ref().and_then(|path| whole::read(path, MOST).ok())
         && let Ok(packages) = serde_json::from_slice(&bytes)
     {
         return Ok(packages);

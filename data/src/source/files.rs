@@ -19,7 +19,8 @@ use crate::{Error, Result};
 #[serde(deny_unknown_fields)]
 pub struct FilesSpec {
     /// A folder, a file or a pattern (`data/**/*.jsonl.zst`), relative to the recipe; or a URL: `file://`, and `s3://`, `gs://`,
-    /// `az://` in builds with the feature `cloud`. Of a folder, what ends in `.txt`, `.md`, `.jsonl`, `.json.gz`, `.json.zst`
+    /// `az://` in builds with the feature `cloud`. Links are followed, also those that lead out of the folder; one that leads back
+    /// to a folder above it is passed over with a note. Of a folder, what ends in `.txt`, `.md`, `.jsonl`, `.json.gz`, `.json.zst`
     /// (text and lines also with `.gz` or `.zst`) and `.parquet` is taken; of a pattern, all that it matches.
     pub path: String,
     /// Patterns below that folder that are left out.
@@ -173,16 +174,20 @@ pub(super) fn resolve(spec: &FilesSpec, context: &ResolveContext<'_>) -> Result<
         id_field: spec.id_field.clone(),
     }
     .to_value()?;
-    let mut files = match remote::parse(&spec.path)? {
-        Some(remote::Address::Store(url)) => remote::resolve(&url, spec, context)?,
+    let (mut files, notes) = match remote::parse(&spec.path)? {
+        Some(remote::Address::Store(url)) => (remote::resolve(&url, spec, context)?, Vec::new()),
         Some(remote::Address::Local(path)) => resolve_local(&path, spec, context)?,
         None => resolve_local(&spec.path, spec, context)?,
     };
     files.sort_by(|a, b| a.name.cmp(&b.name));
-    Ok(ResolvedSource { options, files, patience: context.patience })
+    Ok(ResolvedSource { options, files, notes, patience: context.patience })
 }
 
-fn resolve_local(path: &str, spec: &FilesSpec, context: &ResolveContext<'_>) -> Result<Vec<ResolvedFile>> {
+fn resolve_local(
+    path: &str,
+    spec: &FilesSpec,
+    context: &ResolveContext<'_>,
+) -> Result<(Vec<ResolvedFile>, Vec<String>)> {
     // A folder whose name holds a bracket is more likely meant than a pattern that is one.
     let whole = context.base.join(path);
     let (root, pattern) = if whole.exists() { (path, None) } else { split_pattern(path) };
@@ -195,17 +200,16 @@ fn resolve_local(path: &str, spec: &FilesSpec, context: &ResolveContext<'_>) -> 
             "there is no such file or folder"
         }));
     }
-    let mut found = Vec::new();
+    let (mut found, mut notes) = (Vec::new(), Vec::new());
     if root.is_file() {
         let name = root.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         found.push((name, root));
     } else {
         let selection = Selection::new(pattern, &spec.exclude)?;
-        for (name, path) in walk(&root, &mut |_| true)? {
-            if selection.takes(&name) {
-                found.push((name, path));
-            }
-        }
+        let walked = walk(&root, &mut |_| true)?;
+        found = walked.files;
+        found.retain(|(name, _)| selection.takes(name));
+        notes = walked.notes;
     }
     if found.is_empty() {
         return Err(missing(if pattern.is_some() {
@@ -214,7 +218,8 @@ fn resolve_local(path: &str, spec: &FilesSpec, context: &ResolveContext<'_>) -> 
             "the folder holds no .txt, .md, .jsonl, .json.gz, .json.zst or .parquet file; name others with a pattern"
         }));
     }
-    found.into_iter().map(|(name, path)| local_file(name, &path, context)).collect()
+    let files = found.into_iter().map(|(name, path)| local_file(name, &path, context)).collect::<Result<_>>()?;
+    Ok((files, notes))
 }
 
 pub(super) fn local_file(name: String, path: &Path, context: &ResolveContext<'_>) -> Result<ResolvedFile> {
@@ -223,16 +228,16 @@ pub(super) fn local_file(name: String, path: &Path, context: &ResolveContext<'_>
         return Err(unusable("its name is not UTF-8: give it another, or leave it out with `exclude`"));
     }
     if leads_nowhere(path) {
-        return Err(unusable("it is a link to nothing: mend it, or leave it out with `exclude`"));
+        return Err(unusable("it is a link to nothing or to itself: mend it, or leave it out with `exclude`"));
     }
     let size = fs::metadata(path)?.len();
     Ok(ResolvedFile { name, location: path.to_string_lossy().into_owned(), size, digest: (context.hash)(path)? })
 }
 
 fn leads_nowhere(path: &Path) -> bool {
-    let there =
-        |found: std::io::Result<_>| !matches!(found, Err(error) if error.kind() == std::io::ErrorKind::NotFound);
-    there(fs::symlink_metadata(path)) && !there(fs::metadata(path))
+    // What may not be looked at may well be there.
+    let is_gone = |error: std::io::Error| error.kind() != std::io::ErrorKind::PermissionDenied;
+    fs::symlink_metadata(path).is_ok_and(|link| link.is_symlink()) && fs::metadata(path).is_err_and(is_gone)
 }
 
 /// `path` below `root`, with `/`.
@@ -245,9 +250,18 @@ fn below(root: &Path, path: &Path) -> String {
     relative
 }
 
-/// Every file below `root`: name with `/`, path. Hidden entries are left out, links are followed. `enter` sees folder names.
-pub(crate) fn walk(root: &Path, enter: &mut dyn FnMut(&str) -> bool) -> Result<Vec<(String, PathBuf)>> {
-    let mut found = Vec::new();
+/// What is below a folder.
+#[derive(Debug, Default)]
+pub(crate) struct Walked {
+    /// Name with `/`, path.
+    pub files: Vec<(String, PathBuf)>,
+    /// What was passed over, and should not have been there.
+    pub notes: Vec<String>,
+}
+
+/// Every file below `root`. Hidden entries are left out, links are followed. `enter` sees folder names.
+pub(crate) fn walk(root: &Path, enter: &mut dyn FnMut(&str) -> bool) -> Result<Walked> {
+    let mut found = Walked::default();
     let hidden = |name: &str| name.starts_with('.');
     let mut entries = walkdir::WalkDir::new(root).min_depth(1).follow_links(true).sort_by_file_name().into_iter();
     while let Some(entry) = entries.next() {
@@ -256,13 +270,25 @@ pub(crate) fn walk(root: &Path, enter: &mut dyn FnMut(&str) -> bool) -> Result<V
             && let Some(path) = error.path().filter(|path| leads_nowhere(path))
         {
             if !path.file_name().is_some_and(|name| hidden(&name.to_string_lossy())) {
-                found.push((below(root, path), path.to_owned()));
+                found.files.push((below(root, path), path.to_owned()));
+            }
+            continue;
+        }
+        // All that it leads to is there without it.
+        if let Err(error) = &entry
+            && let (Some(path), Some(above)) = (error.path(), error.loop_ancestor())
+        {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            if !hidden(&name) && enter(&name) {
+                let (link, above) = (path.display(), above.display());
+                found.notes.push(format!("{link} is a link back to {above}, a folder above it: passed over"));
             }
             continue;
         }
         let entry = entry.map_err(|source| {
             let path = source.path().unwrap_or(root).display().to_string();
-            let cause = source.into_io_error().unwrap_or_else(|| std::io::Error::other("the links form a loop"));
+            // Without a cause it would be a loop of links.
+            let cause = source.into_io_error().unwrap_or_else(|| std::io::ErrorKind::Other.into());
             Error::Io(std::io::Error::new(cause.kind(), format!("{path}: {cause}")))
         })?;
         let name = entry.file_name().to_string_lossy();
@@ -275,7 +301,7 @@ pub(crate) fn walk(root: &Path, enter: &mut dyn FnMut(&str) -> bool) -> Result<V
         }
         // Of pipes, sockets and devices nobody knows where they end: they are no part of a corpus.
         if entry.file_type().is_file() {
-            found.push((below(root, entry.path()), entry.into_path()));
+            found.files.push((below(root, entry.path()), entry.into_path()));
         }
     }
     Ok(found)
@@ -359,6 +385,37 @@ mod tests {
             assert!(error.contains(reason) && error.contains("`exclude`"), "{error}");
             fs::remove_file(path).unwrap();
         }
+    }
+
+    #[test]
+    fn links_in_a_circle_are_passed_over_and_links_out_are_followed() {
+        use std::os::unix::fs::symlink;
+        let (folder, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let at = |name: &str| folder.path().join(name);
+        fs::create_dir_all(at("in/sub")).unwrap();
+        fs::write(at("in/sub/a.txt"), "text").unwrap();
+        fs::write(elsewhere.path().join("b.txt"), "text").unwrap();
+        symlink(elsewhere.path(), at("in/out")).unwrap();
+        symlink("..", at("in/sub/up")).unwrap();
+        symlink("..", at("in/sub/.hidden")).unwrap();
+        symlink("two", at("in/one")).unwrap();
+        symlink("one", at("in/two")).unwrap();
+        let hash = |path: &Path| Ok(blake3::hash(&fs::read(path)?).to_hex().to_string());
+        let context =
+            ResolveContext { base: folder.path(), hash: &hash, memo_dir: None, patience: Patience::default() };
+        let found = resolve(&FilesSpec::folder("in"), &context).unwrap();
+        assert_eq!(found.files.iter().map(|file| &*file.name).collect::<Vec<_>>(), ["out/b.txt", "sub/a.txt"]);
+        let (link, above) = (at("in/sub/up"), at("in"));
+        let note = format!("{} is a link back to {}, a folder above it: passed over", link.display(), above.display());
+        assert_eq!(found.notes, [note]);
+        // What says the same without the circle is the same source.
+        fs::remove_file(&link).unwrap();
+        let without = resolve(&FilesSpec::folder("in"), &context).unwrap();
+        assert_eq!((without.digest(), without.notes.len()), (found.digest(), 0));
+        // It would be read.
+        symlink("c.txt", at("in/c.txt")).unwrap();
+        let error = resolve(&FilesSpec::folder("in"), &context).unwrap_err().to_string();
+        assert!(error.contains("in/c.txt") && error.contains("or to itself"), "{error}");
     }
 
     #[test]

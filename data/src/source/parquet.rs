@@ -6,10 +6,20 @@ use arrow_array::{Array, LargeStringArray, StringArray, StringViewArray, cast::A
 use arrow_schema::DataType;
 use parquet::arrow::{ProjectionMask, arrow_reader::ParquetRecordBatchReaderBuilder};
 
-use super::{Broken, Fault, Fields, Item, ResolvedFile, files::check_digest};
+use super::{Broken, Fault, Fields, Item, ResolvedFile, files::check_digest, jsonl::MAX_LINE};
 use crate::{Error, Result, document::Document};
 
 pub(super) fn read(
+    file: &ResolvedFile,
+    handle: std::fs::File,
+    fields: Fields<'_>,
+    sink: &mut dyn FnMut(Item) -> Result<()>,
+) -> Result<()> {
+    read_up_to(MAX_LINE, file, handle, fields, sink)
+}
+
+fn read_up_to(
+    most: usize,
     file: &ResolvedFile,
     mut handle: std::fs::File,
     fields: Fields<'_>,
@@ -49,6 +59,11 @@ pub(super) fn read(
                 sink(Item::Broken(Broken { fault: Fault::Record, place, reason }))?;
                 continue;
             };
+            if text.len() > most {
+                let reason = format!("the document is longer than {most} bytes");
+                sink(Item::Broken(Broken { fault: Fault::Record, place, reason }))?;
+                continue;
+            }
             let id = ids.and_then(|column| string_at(&**column, index));
             sink(Item::Document(Document {
                 id: id.unwrap_or_else(|| Document::derived_id(&file.name, &text)),
@@ -81,4 +96,43 @@ fn string_at(column: &dyn Array, index: usize) -> Option<String> {
         return Some(column.value(index).to_string());
     }
     column.as_primitive_opt::<Int64Type>().map(|column| column.value(index).to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow_array::{ArrayRef, RecordBatch};
+    use parquet::arrow::ArrowWriter;
+
+    use super::*;
+
+    #[test]
+    fn a_long_document_is_broken_as_in_other_formats() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.parquet");
+        let texts: ArrayRef = Arc::new(StringArray::from(vec!["short", &"long".repeat(10), "last"]));
+        let batch = RecordBatch::try_from_iter([("text", texts)]).unwrap();
+        let mut writer = ArrowWriter::try_new(std::fs::File::create(&path).unwrap(), batch.schema(), None).unwrap();
+        writer.write(&batch).unwrap();
+        writer.close().unwrap();
+        let bytes = fs_err::read(&path).unwrap();
+        let file = ResolvedFile {
+            name: "a.parquet".into(),
+            location: path.display().to_string(),
+            size: bytes.len() as u64,
+            digest: blake3::hash(&bytes).to_hex().to_string(),
+        };
+        let mut told = Vec::new();
+        let fields = Fields { text: "text", id: "id" };
+        read_up_to(39, &file, std::fs::File::open(&path).unwrap(), fields, &mut |item| {
+            told.push(match item {
+                Item::Document(document) => document.text,
+                Item::Broken(broken) => format!("{}: {}", broken.place, broken.reason),
+            });
+            Ok(())
+        })
+        .unwrap();
+        assert_eq!(told, ["short", "a.parquet:2: the document is longer than 39 bytes", "last"]);
+    }
 }

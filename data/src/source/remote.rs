@@ -11,7 +11,7 @@ use super::{
     FilesSpec, Patience, ResolveContext, ResolvedFile,
     files::{Selection, split_pattern},
 };
-use crate::{Error, Result};
+use crate::{Error, Result, whole};
 
 /// What a `path` with a scheme means.
 pub(super) enum Address {
@@ -38,15 +38,22 @@ pub(super) fn parse(path: &str) -> Result<Option<Address>> {
 }
 
 /// The store of an address, asked with patience, and the place in it.
+#[cfg(feature = "cloud")]
 fn connect(address: &str, patience: Patience) -> Result<(Arc<dyn ObjectStore>, object_store::path::Path)> {
-    let url = Url::parse(address).map_err(|error| Error::Address { url: address.into(), reason: error.to_string() })?;
-    let environment = std::env::vars().map(|(key, value)| (key.to_ascii_lowercase(), value));
-    let (store, path) = object_store::parse_url_opts(&url, environment).map_err(|source| match source {
-        object_store::Error::NotImplemented { .. } => refused(address),
-        source if source.to_string().contains("feature") => refused(address),
+    let url = url(address)?;
+    patience.open(&url).map_err(|source| match source {
+        object_store::Error::NotSupported { .. } | object_store::Error::NotImplemented { .. } => refused(address),
         source => Error::Store { url: address.into(), source: Box::new(source) },
-    })?;
-    Ok((patience.over(Arc::from(store)), path))
+    })
+}
+
+#[cfg(not(feature = "cloud"))]
+fn connect(address: &str, _: Patience) -> Result<(Arc<dyn ObjectStore>, object_store::path::Path)> {
+    url(address).and_then(|_| Err(refused(address)))
+}
+
+fn url(address: &str) -> Result<Url> {
+    Url::parse(address).map_err(|error| Error::Address { url: address.into(), reason: error.to_string() })
 }
 
 fn refused(address: &str) -> Error {
@@ -98,7 +105,8 @@ async fn list(
 async fn digest(store: &dyn ObjectStore, meta: &ObjectMeta, location: &str, memo: Option<&Path>) -> Result<String> {
     let version = format!("{location}\n{}\n{}\n{:?}\n{:?}", meta.size, meta.last_modified, meta.e_tag, meta.version);
     let memo = memo.map(|folder| folder.join(format!("remote-{}", blake3::hash(version.as_bytes()).to_hex())));
-    if let Some(known) = memo.as_ref().and_then(|path| fs::read_to_string(path).ok())
+    if let Some(known) = memo.as_ref().and_then(|path| whole::read(path, 64).ok())
+        && let Ok(known) = String::from_utf8(known)
         && known.len() == 64
         && known.bytes().all(|byte| byte.is_ascii_hexdigit())
     {
@@ -144,6 +152,8 @@ async fn download(
 /// The file, at its start; a remote one is brought into an unnamed temporary file first.
 pub(super) fn open(file: &ResolvedFile, patience: Patience) -> Result<std::fs::File> {
     if parse(&file.location)?.is_none() {
+        // What was a file when the plan was made may be none now.
+        whole::size_of_file(file.location.as_ref())?;
         return Ok(fs::File::open(&file.location)?.into_parts().0);
     }
     let (store, path) = connect(&file.location, patience)?;
@@ -208,7 +218,7 @@ mod tests {
                 let faults = Faults::new(std::io::ErrorKind::ConnectionReset);
                 faults.stall(stall);
                 faults.cut_parts(5);
-                let store = QUICK.over(faults.over(filled().await));
+                let store = QUICK.over("test", faults.over(filled().await));
                 faults.fail_at(k);
                 assert_eq!(read(&*store).await.unwrap(), ["one two three", "four five six"], "call {k}");
                 if faults.calls() <= k {
@@ -227,7 +237,7 @@ mod tests {
         ] {
             for at in [0, 1, 3] {
                 let faults = Faults::new(kind);
-                let store = QUICK.over(faults.over(filled().await));
+                let store = QUICK.over("test", faults.over(filled().await));
                 faults.fail_from(at);
                 let error = read(&*store).await.unwrap_err();
                 assert!(matches!(error, Error::Store { .. }) && error.may_pass() == passes, "{at}: {error:?}");

@@ -4,7 +4,7 @@ use std::io::Read;
 
 use super::{
     Broken, Fault, Item, ResolvedFile, Take, doc_comments,
-    files::{CheckedReader, Pack, check_digest},
+    files::{CheckedReader, Pack},
     jsonl::{MAX_LINE, unpack},
 };
 use crate::{Result, document::Document};
@@ -53,13 +53,28 @@ fn whole_file(file: &ResolvedFile, source: String, text: String) -> Document {
 /// A file of a package; its source is the package, the first part of its name.
 pub(super) fn read_package_file(
     file: &ResolvedFile,
-    mut handle: std::fs::File,
+    handle: std::fs::File,
     take: Take,
     sink: &mut dyn FnMut(Item) -> Result<()>,
 ) -> Result<()> {
-    let mut bytes = Vec::with_capacity(file.size as usize);
-    handle.read_to_end(&mut bytes)?;
-    check_digest(file, &blake3::hash(&bytes))?;
+    read_package_file_up_to(MAX_LINE, file, handle, take, sink)
+}
+
+fn read_package_file_up_to(
+    most: usize,
+    file: &ResolvedFile,
+    handle: std::fs::File,
+    take: Take,
+    sink: &mut dyn FnMut(Item) -> Result<()>,
+) -> Result<()> {
+    let mut checked = CheckedReader::new(file, handle);
+    let mut bytes = Vec::with_capacity((file.size as usize).min(most));
+    checked.by_ref().take(most as u64 + 1).read_to_end(&mut bytes)?;
+    checked.finish()?;
+    if bytes.len() > most {
+        let reason = format!("the document is longer than {most} bytes");
+        return sink(Item::Broken(Broken { fault: Fault::Record, place: file.name.clone(), reason }));
+    }
     let text = match String::from_utf8(bytes) {
         Ok(text) if !text.contains('\0') => text,
         _ => {
@@ -110,5 +125,34 @@ mod tests {
         assert!(matches!(&given(100_000)[..], [Item::Document(document)] if document.text.len() == 100_000));
         let [Item::Broken(broken)] = &given(99_999)[..] else { panic!("one broken document") };
         assert_eq!((broken.fault, &*broken.reason), (Fault::Record, "the document is longer than 99999 bytes"));
+    }
+
+    #[test]
+    fn a_long_file_of_a_package_is_broken_and_checked_all_the_same() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("lib.rs");
+        fs_err::write(&path, "x".repeat(1000)).unwrap();
+        let file = |digest: blake3::Hash| ResolvedFile {
+            name: "a-1.0.0/lib.rs".into(),
+            location: path.display().to_string(),
+            size: 1000,
+            digest: digest.to_hex().to_string(),
+        };
+        let given = |most, file: &ResolvedFile| {
+            let mut items = Vec::new();
+            let handle = std::fs::File::open(&path).unwrap();
+            let read = read_package_file_up_to(most, file, handle, Take::Files, &mut |item| {
+                items.push(item);
+                Ok(())
+            });
+            read.map(|()| items)
+        };
+        let whole = file(blake3::hash("x".repeat(1000).as_bytes()));
+        assert!(matches!(&given(1000, &whole).unwrap()[..], [Item::Document(_)]));
+        let [Item::Broken(broken)] = &given(999, &whole).unwrap()[..] else { panic!("one broken document") };
+        assert_eq!((broken.fault, &*broken.reason), (Fault::Record, "the document is longer than 999 bytes"));
+        for most in [999, 1000] {
+            assert!(given(most, &file(blake3::hash(b"other"))).is_err(), "what changed is told");
+        }
     }
 }

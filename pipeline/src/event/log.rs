@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use flow_cache::failpoint;
+use flow_cache::{failpoint, plain};
 use fs_err as fs;
 
 use super::Stamped;
@@ -25,11 +25,7 @@ pub struct EventLog {
 impl EventLog {
     /// Opens the log for appending.
     pub fn append_to(path: &Path) -> Result<Self> {
-        let file = fs::OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(path)
-            .map_err(Error::io("open the run's event log"))?;
+        let file = plain::append(path).map_err(Error::io("open the run's event log"))?;
         let length = file.metadata().map_err(Error::io("open the run's event log"))?.len();
         Ok(Self { file, length, behind: Vec::new() })
     }
@@ -97,7 +93,7 @@ pub fn salvage(path: &Path) -> Result<Vec<Stamped>> {
 
 /// Gives `each` every line that has its end. A damaged byte may be no UTF-8 either, which is the parser's to say.
 fn each_line(path: &Path, mut each: impl FnMut(Result<Stamped, serde_json::Error>) -> Result<()>) -> Result<()> {
-    let mut reader = BufReader::new(fs::File::open(path).map_err(Error::io("open a run's event log"))?);
+    let mut reader = BufReader::new(plain::open(path).map_err(Error::io("open a run's event log"))?);
     let mut line = Vec::new();
     loop {
         line.clear();

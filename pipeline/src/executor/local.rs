@@ -10,7 +10,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use flow_cache::failpoint;
+use flow_cache::{failpoint, plain};
 use fs_err as fs;
 use tokio::{
     process::{Child, Command},
@@ -102,7 +102,7 @@ impl Local {
     fn spawn(&self, task: &Task) -> Result<Child> {
         failpoint::at("stage.spawn").map_err(Error::io("start a stage"))?;
         // What an earlier attempt of this run printed stays: it may say why there is another.
-        let log = fs::OpenOptions::new().create(true).append(true).open(&task.log);
+        let log = plain::append(&task.log);
         let log = log.map_err(Error::io("create a stage's log"))?.into_parts().0;
         let also = log.try_clone().map_err(Error::io("create a stage's log"))?;
         Command::new(&self.program)
@@ -164,7 +164,7 @@ impl Tail {
 
     fn read(&mut self, report: &mut (dyn FnMut(Report) + Send)) {
         if self.file.is_none() {
-            self.file = fs::File::open(&self.path).ok();
+            self.file = plain::open(&self.path).ok();
         }
         let Some(file) = self.file.as_mut() else { return };
         if file.seek(SeekFrom::Start(self.offset)).is_err() {
@@ -185,7 +185,7 @@ impl Tail {
 
 /// The last lines of a log, for a message.
 pub fn tail_of(path: &Path, lines: usize) -> Vec<String> {
-    let Ok(mut file) = fs::File::open(path) else { return Vec::new() };
+    let Ok(mut file) = plain::open(path) else { return Vec::new() };
     let length = file.metadata().map_or(0, |meta| meta.len());
     let from = length.saturating_sub(16 * 1024);
     let mut bytes = Vec::new();

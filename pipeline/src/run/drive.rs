@@ -26,6 +26,7 @@ use crate::{
     key::KeyParts,
     names::StageId,
     plan::{CacheProbe, Plan, Probe, Reason, Verdict, reason},
+    recipe::Retries,
 };
 
 /// How often a stage that another run holds is looked at.
@@ -90,6 +91,9 @@ struct Driver<'a> {
     ready: BTreeMap<usize, KeyParts>,
     /// How often a damaged artifact was made again, or was asked for again meanwhile.
     remade: BTreeMap<ArtifactDigest, u32>,
+    /// How often the store was asked about a stage while it did not answer, and how long until it is asked again.
+    asked: BTreeMap<usize, u32>,
+    pauses: BTreeMap<usize, Duration>,
     /// What waits for cores between two attempts.
     again: BTreeMap<usize, oneshot::Sender<()>>,
     tasks: JoinSet<Answer>,
@@ -126,6 +130,8 @@ pub async fn run(
         artifacts: vec![None; plan.stages().len()],
         ready: BTreeMap::new(),
         remade: BTreeMap::new(),
+        asked: BTreeMap::new(),
+        pauses: BTreeMap::new(),
         again: BTreeMap::new(),
         tasks: JoinSet::new(),
         reports,
@@ -267,8 +273,14 @@ impl Driver<'_> {
                 });
             }
             Command::ProbeLater(at) => {
+                let pause = self.pauses.remove(&at).unwrap_or(LOOK_AGAIN);
+                let mut stop = self.stop.subscribe();
                 self.tasks.spawn(async move {
-                    tokio::time::sleep(LOOK_AGAIN).await;
+                    tokio::select! {
+                        () = tokio::time::sleep(pause) => {}
+                        // An error means that nobody is left who could ask.
+                        _ = stop.wait_for(|stop| *stop > Stop::No) => {}
+                    }
                     Answer::Waited(at)
                 });
             }
@@ -392,9 +404,7 @@ impl Driver<'_> {
                 Input::Busy(at)
             }
             Answer::Probed(at, _, Err(error)) | Answer::Claimed(at, _, Err(error)) => {
-                let error = told(&error);
-                self.tell(Event::StageFailed { stage: self.id(at), error, log_tail: Vec::new() });
-                Input::Failed(at)
+                self.unanswered(at, &error, closed)
             }
             Answer::Ended(at, ended, lease) => {
                 self.again.remove(&at);
@@ -431,6 +441,25 @@ impl Driver<'_> {
                 }
             }
         })
+    }
+
+    /// The store could not be asked about a stage. Where that may pass it is asked again as often as the stage's `retries` allow,
+    /// and the stage's cores are free meanwhile.
+    fn unanswered(&mut self, at: usize, error: &Error, closed: bool) -> Input {
+        let Retries { attempts, backoff } = self.plan.stages()[at].resources.retries;
+        let asked = self.asked.entry(at).or_insert(1);
+        let may_pass = matches!(error, Error::Cache(cause) if cause.may_pass());
+        let (stage, error) = (self.plan.stages()[at].id.clone(), told(error));
+        if !may_pass || closed || *asked >= attempts.get() {
+            self.tell(Event::StageFailed { stage, error, log_tail: Vec::new() });
+            return Input::Failed(at);
+        }
+        let pause = backoff.as_std().saturating_mul(1_u32.checked_shl(*asked - 1).unwrap_or(u32::MAX));
+        *asked += 1;
+        let (attempt, of) = (*asked, attempts.get());
+        self.pauses.insert(at, pause);
+        self.tell(Event::StageRetrying { stage, attempt, of, wait: rounded(pause), error });
+        Input::Busy(at)
     }
 
     /// An input of `at` is damaged: it is made again, but not for ever. Its artifact keeps its name, since a stage that gives
@@ -482,13 +511,20 @@ async fn claim(
         Acquired::HeldBy { holder, .. } => Ok(Claimed::Busy(holder.to_string())),
         Acquired::Yes(lease) if recheck => Ok(Claimed::Ours(lease, Reason::Recheck)),
         Acquired::Yes(lease) => {
-            if let Some(artifact) = answers.hit(&key).await? {
+            let look = async {
+                if let Some(artifact) = answers.hit(&key).await? {
+                    return Ok(Claimed::Hit(artifact));
+                }
+                let is_recorded = answers.recorded(&key).await?.is_some();
+                let why = if is_recorded { Reason::Evicted } else { reason::of(parts, stage, &answers).await? };
+                Ok(Claimed::Ours(lease.clone(), why))
+            };
+            let claimed = look.await;
+            // Also where the store did not answer: who asks again must not meet this lease.
+            if !matches!(claimed, Ok(Claimed::Ours(..))) {
                 give_back(cache, &lease).await;
-                return Ok(Claimed::Hit(artifact));
             }
-            let is_recorded = answers.recorded(&key).await?.is_some();
-            let why = if is_recorded { Reason::Evicted } else { reason::of(parts, stage, &answers).await? };
-            Ok(Claimed::Ours(lease, why))
+            claimed
         }
     }
 }

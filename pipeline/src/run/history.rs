@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use fs_err as fs;
+use flow_cache::plain;
 use serde::Serialize;
 use serde_json::Value;
 
@@ -176,7 +176,7 @@ pub fn summaries(runs: &Path) -> Result<Vec<RunSummary>> {
 
 /// A stage's log in the run's own folder; nothing where it did not start there.
 pub fn read_log(path: &Path) -> Result<Option<Vec<u8>>> {
-    match fs::read(path) {
+    match plain::read(path) {
         Ok(text) => Ok(Some(text)),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(Error::Io { doing: "read a stage's log", source: error }),

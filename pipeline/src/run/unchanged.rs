@@ -12,7 +12,7 @@ use std::{
     time::Instant,
 };
 
-use flow_cache::{ArtifactDigest, BlobDigest, Cache, StageKey};
+use flow_cache::{ArtifactDigest, BlobDigest, Cache, StageKey, plain};
 use fs_err as fs;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -111,7 +111,7 @@ impl Unchanged {
         surroundings: &Surroundings<'_>,
         numerics: &dyn Fn(&str) -> Option<Numerics>,
     ) -> Option<Self> {
-        let known = parse(&std::fs::read(asked.file(cache)?).ok()?)?;
+        let known = parse(&plain::read(&asked.file(cache)?).ok()?)?;
         let same_texts = || {
             let is_same = |(name, digest): &(String, BlobDigest)| {
                 recipe::text_of_file(Path::new(name)).is_some_and(|text| BlobDigest::of(text.as_bytes()) == *digest)
