@@ -1,5 +1,6 @@
 //! What people and programs see: folds of events and plans, nothing else.
 
+pub mod accept;
 pub mod cache;
 pub mod diff;
 pub mod json;

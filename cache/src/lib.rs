@@ -34,6 +34,7 @@ mod blobs;
 mod link;
 mod trees;
 
+mod accepted;
 mod holder;
 mod known;
 mod laid;

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use flow_cache::{ArtifactDigest, StageKey};
 
 use crate::{
+    accept::Unfit,
     names::StageId,
     recipe::Diagnostic,
     run::{Capacity, Shortfall},
@@ -103,7 +104,7 @@ pub enum Error {
         why: String,
     },
     /// One key, two artifacts.
-    #[error("stage `{stage}` gave {second} where {first} was recorded for the same key {key}")]
+    #[error("stage `{stage}` gave {second} where {first} was {} for the same key {key}", on_record(.accepted.as_deref()))]
     NonDeterministic {
         /// The stage.
         stage: Box<StageId>,
@@ -113,7 +114,12 @@ pub enum Error {
         first: ArtifactDigest,
         /// What was made now.
         second: ArtifactDigest,
+        /// If nothing made what is on record for this key, but a person kept it from an older one: the reason.
+        accepted: Option<String>,
     },
+    /// A person's word that a change is harmless cannot be taken.
+    #[error("{} of the stages cannot be accepted", .0.len())]
+    NotAccepted(Vec<(StageId, Unfit)>),
     /// An input's bytes are damaged or gone; what was damaged has been set aside.
     #[error("read the input {artifact}")]
     InputLost {
@@ -132,6 +138,10 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
+}
+
+fn on_record(accepted: Option<&str>) -> String {
+    accepted.map_or_else(|| "recorded".to_owned(), |reason| format!("accepted (reason: {reason})"))
 }
 
 impl Error {

@@ -191,6 +191,11 @@ pub(super) fn told(error: &Error) -> StageError {
 /// What a person can do about it.
 fn advice(error: &Error) -> Option<&'static str> {
     match error {
+        Error::NonDeterministic { accepted: Some(_), .. } => Some(
+            "the change that was accepted was not harmless: the artifact on record, which was made from what was there before it, \
+             stays. `flow cache forget STAGE` takes the acceptance back (from a shared store with `--remote`), and the same \
+             command then makes the stage as the recipe is now",
+        ),
         Error::NonDeterministic { .. } => Some(
             "the artifact on record stays; on one kind of processor a stage must give the same bytes each time, so this is \
              a defect of the stage or of the machine. Where the artifact on record is nowhere any more, `flow cache forget \
@@ -299,6 +304,7 @@ async fn try_attempt(
                 key: attempt.key,
                 first: first.artifact,
                 second: published.digest,
+                accepted: first.accepted,
             });
         }
         Err(flow_cache::Error::LeaseLost { .. }) => return Ok(Ended::TakenOver),
