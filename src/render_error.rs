@@ -52,7 +52,7 @@ pub fn print(failure: &Failure, json: bool) -> ExitCode {
 /// Prints complaints with an empty line between them. Whoever listened may be gone: the exit code still tells.
 fn show(complaints: impl Iterator<Item = String>) {
     let text = complaints.collect::<Vec<_>>().join("\n\n");
-    let _ = writeln!(std::io::stderr().lock(), "{}", view::harmless(&text));
+    let _ = writeln!(std::io::stderr().lock(), "{}", view::harmless(&text, console::colors_enabled_stderr()));
 }
 
 /// Without `..` anywhere: a new kind of error must be given a code here, or this does not compile.

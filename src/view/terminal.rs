@@ -2,6 +2,7 @@
 //! a terminal only the lines that end are printed.
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, BTreeSet},
     io::Write,
     time::Duration,
@@ -57,7 +58,7 @@ impl Terminal {
         let line = format!("{verb} {rest}");
         if self.live {
             // Without a place to draw there is nothing to tell.
-            let _ = self.bars.println(harmless(&line));
+            let _ = self.bars.println(shown(&line));
         } else {
             print_line(&line);
         }
@@ -102,7 +103,7 @@ impl Terminal {
                 if let (Some(bar), Some(known)) = (self.running.get(stage), state.stages.get(stage)) {
                     let count = total.map_or_else(|| done.to_string(), |total| format!("{done}/{total}"));
                     let text = format!("{count} {unit}{}", message(known, &event.time));
-                    bar.set_message(harmless(&text).into_owned());
+                    bar.set_message(shown(&text).into_owned());
                     // Both at once: half of the last count beside half of this one would be a wrong picture.
                     bar.update(|drawn| {
                         drawn.set_pos(if total.is_some() { *done } else { 0 });
@@ -156,7 +157,7 @@ impl Terminal {
         dress(&bar, "{wide_msg}");
         let verb = style(format!("{:>VERB$}", "Running")).for_stderr().cyan();
         bar.set_prefix(format!("{verb} {:width$}", stage.to_string(), width = self.width));
-        bar.set_message(harmless(&format!("({reason})")).into_owned());
+        bar.set_message(shown(&format!("({reason})")).into_owned());
         bar.enable_steady_tick(Duration::from_millis(250));
         self.running.insert(stage.clone(), bar);
     }
@@ -248,7 +249,12 @@ pub fn report(folder: &std::path::Path) {
     print_line(&format!("{} {}", green.apply_to(format!("{:>VERB$}", "Report")), folder.join("report.md").display()));
 }
 
+/// What may be shown of a text on standard error.
+fn shown(text: &str) -> Cow<'_, str> {
+    harmless(text, console::colors_enabled_stderr())
+}
+
 fn print_line(line: &str) {
     // Whoever listened may be gone; the run goes on.
-    let _ = writeln!(std::io::stderr().lock(), "{}", harmless(line));
+    let _ = writeln!(std::io::stderr().lock(), "{}", shown(line));
 }

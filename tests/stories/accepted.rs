@@ -34,7 +34,7 @@ fn a_harmless_change_keeps_what_there_is_and_the_report_says_so() {
     let before = environment.artifacts("report/tiny");
     let plan = environment.flow(&["plan", "recipe.yaml"]).succeeded().stdout;
     assert!(plan.contains("will run expert[sea]        tokens: 8000 → 9000\n"), "{plan}");
-    assert!(plan.contains("will run report") && plan.contains("13 cached, "), "{plan}");
+    assert!(plan.contains("will run report") && plan.contains("15 cached, 16 will run"), "{plan}");
 
     assert_snapshot!("accept", environment.flow(&["accept", "recipe.yaml", "expert", "--reason", REASON]).snapshot());
     let plan = environment.flow(&["plan", "recipe.yaml"]).succeeded().stdout;
@@ -121,6 +121,7 @@ fn what_cannot_be_accepted_is_refused() {
     assert_snapshot!("accept_what_waits", refused("flexolmo", REASON));
     assert_snapshot!("accept_a_misspelt_stage", refused("exprt[sea]", REASON));
     environment.edit("stars: { title: Stars }", "stars: { title: Stars }\n  seas: { title: The seas }");
+    environment.write("text/seas/all.txt", "One document, of few words.\n");
     assert_snapshot!("accept_what_never_ran", refused("corpus[seas]", REASON));
     let said_nothing = environment.flow(&["accept", "recipe.yaml", "expert"]).with_code(2);
     assert!(said_nothing.stderr.contains("--reason <TEXT>"), "{said_nothing:#?}");
