@@ -117,7 +117,7 @@ fn complaints(error: &Error) -> Vec<Complaint> {
                 .to_owned(),
         )),
         Error::NoRuns { .. } => one(Some("`flow run RECIPE` makes one; `--store` names another store".to_owned())),
-        Error::NonDeterministic { accepted: Some(_), .. } => {
+        Error::NonDeterministic { first, .. } if first.accepted.is_some() => {
             one(Some("the change that was accepted was not harmless; what is on record stays".to_owned()))
         }
         Error::NonDeterministic { stage, .. } => one(Some(format!(

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use flow_cache::{ArtifactDigest, StageKey};
+use flow_cache::{ArtifactDigest, Record, StageKey};
 
 use crate::{
     accept::Unfit,
@@ -104,18 +104,16 @@ pub enum Error {
         why: String,
     },
     /// One key, two artifacts.
-    #[error("stage `{stage}` gave {second} where {first} was {} for the same key {key}", on_record(.accepted.as_deref()))]
+    #[error("stage `{stage}` gave {second} where {} was {} for the same key {key}", .first.artifact, on_record(.first))]
     NonDeterministic {
         /// The stage.
         stage: Box<StageId>,
         /// Its key.
         key: StageKey,
-        /// What is on record.
-        first: ArtifactDigest,
+        /// What is on record: made, or kept from an older key by a person.
+        first: Box<Record>,
         /// What was made now.
         second: ArtifactDigest,
-        /// If nothing made what is on record for this key, but a person kept it from an older one: the reason.
-        accepted: Option<String>,
     },
     /// A person's word that a change is harmless cannot be taken.
     #[error("{} of the stages cannot be accepted", .0.len())]
@@ -140,8 +138,9 @@ pub enum Error {
     },
 }
 
-fn on_record(accepted: Option<&str>) -> String {
-    accepted.map_or_else(|| "recorded".to_owned(), |reason| format!("accepted (reason: {reason})"))
+fn on_record(record: &Record) -> String {
+    let accepted = record.accepted.as_ref().map(|reason| format!("accepted (reason: {reason})"));
+    accepted.unwrap_or_else(|| "recorded".to_owned())
 }
 
 impl Error {

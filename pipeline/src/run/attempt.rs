@@ -191,7 +191,7 @@ pub(super) fn told(error: &Error) -> StageError {
 /// What a person can do about it.
 fn advice(error: &Error) -> Option<&'static str> {
     match error {
-        Error::NonDeterministic { accepted: Some(_), .. } => Some(
+        Error::NonDeterministic { first, .. } if first.accepted.is_some() => Some(
             "the change that was accepted was not harmless: the artifact on record, which was made from what was there before it, \
              stays. `flow cache forget STAGE` takes the acceptance back (from a shared store with `--remote`), and the same \
              command then makes the stage as the recipe is now",
@@ -302,9 +302,8 @@ async fn try_attempt(
             return Err(Error::NonDeterministic {
                 stage: Box::new(stage.id.clone()),
                 key: attempt.key,
-                first: first.artifact,
+                first,
                 second: published.digest,
-                accepted: first.accepted,
             });
         }
         Err(flow_cache::Error::LeaseLost { .. }) => return Ok(Ended::TakenOver),
