@@ -150,7 +150,7 @@ fn not_accepted(stages: &[(StageId, Unfit)]) -> Vec<Complaint> {
     let complaint = |(why, who): (&Unfit, String)| {
         let help = match why {
             Unfit::Cached { .. } => Some("there is nothing to accept; `flow plan` says what would run, and why".to_owned()),
-            Unfit::NeverRun | Unfit::OtherKind { .. } => Some("`flow run` makes it".to_owned()),
+            Unfit::NeverRun | Unfit::Unrecorded | Unfit::OtherKind { .. } => Some("`flow run` makes it".to_owned()),
             Unfit::Waits { .. } => Some(
                 "accept that in the same command, or let `flow run` make it first: then `flow plan` says what would still run"
                     .to_owned(),

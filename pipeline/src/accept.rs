@@ -57,6 +57,9 @@ pub enum Unfit {
     /// There is no artifact.
     #[error("never run with this store and recipe, so that there is no artifact to keep")]
     NeverRun,
+    /// Which artifact it had is not known any more.
+    #[error("its last record is gone, and with it which artifact it would keep")]
+    Unrecorded,
     /// What takes it could not read what is there.
     #[error("the kind changed ({old} → {new}), and an artifact of the one is none of the other")]
     OtherKind {
@@ -128,6 +131,10 @@ impl Probe for WithAccepted<'_> {
         self.store.last(stage).await
     }
 
+    async fn has_ended(&self, stage: &StageId) -> Result<bool> {
+        self.store.has_ended(stage).await
+    }
+
     async fn made(&self, artifact: &ArtifactDigest, stage: &StageId) -> Result<Option<KeyParts>> {
         self.store.made(artifact, stage).await
     }
@@ -167,6 +174,7 @@ pub async fn propose(
                 }
                 Verdict::Run { reason: Reason::Upstream { stages }, .. } => waits.push((at, id, stages.clone())),
                 Verdict::Run { reason: Reason::Evicted | Reason::Recheck, .. } => refused.push((id, Unfit::Evicted)),
+                Verdict::Run { reason: Reason::Unrecorded, .. } => refused.push((id, Unfit::Unrecorded)),
                 Verdict::Run { .. } => refused.push((id, Unfit::NeverRun)),
                 Verdict::Blocked { error } => refused.push((id, Unfit::Blocked(error.clone()))),
                 Verdict::Cached { key, .. } if round == 0 && asked.contains(&id) => {

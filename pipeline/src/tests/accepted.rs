@@ -197,6 +197,8 @@ async fn a_recheck_says_that_an_accepted_artifact_is_not_what_comes_out() {
         _ => None,
     });
     world.cache.forget(&key.unwrap()).await.unwrap();
+    let gone = "a: its last record is gone, and with it which artifact it would keep";
+    assert_eq!(refused(proposed(&world, &edited, &["a"], "x").await), [gone]);
     let ran = world.run(&edited).await;
     assert_eq!((ran.state.outcome, ran.made.first().map(String::as_str)), (Some(Outcome::Done), Some("a")));
     assert_eq!(reasons(&world, &edited, &ran.state).await, ["b: it seemed harmless"]);
