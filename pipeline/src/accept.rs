@@ -271,8 +271,13 @@ async fn stand_in(
 pub async fn record(cache: &Cache, proposal: &Proposal) -> Result<()> {
     let mut leases = Vec::new();
     let ended = record_under(cache, proposal, &mut leases).await;
-    for lease in &leases {
-        if let Err(error) = cache.release(lease).await {
+    for lease in leases {
+        // What is on its way to a shared store is nobody else's to make until it is there.
+        let given = match &ended {
+            Ok(()) => cache.release_recorded(lease).await,
+            Err(_) => cache.release(&lease).await.map(drop),
+        };
+        if let Err(error) = given {
             tracing::warn!(%error, "a lease could not be given back");
         }
     }
