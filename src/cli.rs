@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use flow_pipeline::units::{Bytes, Duration};
 
-pub use explain::{CacheCommand, DiffArgs, GcArgs, LogsArgs, RunsArgs, StatusArgs, TransferArgs, WhyArgs};
+pub use explain::{AcceptArgs, CacheCommand, DiffArgs, GcArgs, LogsArgs, RunsArgs, StatusArgs, TransferArgs, WhyArgs};
 
 /// Carry a FlexOlmo model from raw text to the paper's tables with one recipe.
 #[derive(Debug, Parser)]
@@ -40,6 +40,8 @@ pub enum Command {
     Why(WhyArgs),
     /// Compare two runs: recipe, stages, artifacts, figures.
     Diff(DiffArgs),
+    /// Keep the artifact that a stage has although it would run: a change is harmless, says a person, and why.
+    Accept(AcceptArgs),
     /// Look after the store: list, measure, check, free, keep and share what it holds.
     #[command(subcommand)]
     Cache(CacheCommand),

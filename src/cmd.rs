@@ -1,5 +1,6 @@
 //! One command a file.
 
+pub mod accept;
 pub mod cache;
 pub mod diff;
 pub mod exec;

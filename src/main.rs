@@ -39,6 +39,7 @@ fn main() -> ExitCode {
         Command::Logs(args) => cmd::logs::logs(&args, json),
         Command::Why(args) => cmd::why::why(&args, json),
         Command::Diff(args) => cmd::diff::diff(&args, json),
+        Command::Accept(args) => cmd::accept::accept(&args, json),
         Command::Cache(command) => cmd::cache::cache(&command, json),
         Command::Report(args) => cmd::report::report(&args, json),
         Command::Export(args) => cmd::export::export(&args, json),

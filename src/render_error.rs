@@ -6,7 +6,9 @@
 use std::{io::Write, path::Path, process::ExitCode};
 
 use flow_pipeline::{
-    Error, StageError, chain,
+    Error, StageError,
+    accept::Unfit,
+    chain,
     names::StageId,
     recipe::{Diagnostic, SourceMap},
     run::{Need, Shortfall},
@@ -50,7 +52,7 @@ pub fn print(failure: &Failure, json: bool) -> ExitCode {
 /// Prints complaints with an empty line between them. Whoever listened may be gone: the exit code still tells.
 fn show(complaints: impl Iterator<Item = String>) {
     let text = complaints.collect::<Vec<_>>().join("\n\n");
-    let _ = writeln!(std::io::stderr().lock(), "{}", view::harmless(&text));
+    let _ = writeln!(std::io::stderr().lock(), "{}", view::harmless(&text, console::colors_enabled_stderr()));
 }
 
 /// Without `..` anywhere: a new kind of error must be given a code here, or this does not compile.
@@ -59,6 +61,7 @@ fn code(error: &Error) -> u8 {
         Error::Recipe(_)
         | Error::Capacity { .. }
         | Error::Sources(_)
+        | Error::NotAccepted(_)
         | Error::NoSuchStage { .. }
         | Error::NoSuchRun { .. }
         | Error::OtherFlow { .. }
@@ -83,6 +86,7 @@ fn complaints(error: &Error) -> Vec<Complaint> {
             .map(|diagnostic| Complaint { message: diagnostic.message.clone(), help: diagnostic.help.clone() })
             .collect(),
         Error::Sources(sources) => lost_sources(sources),
+        Error::NotAccepted(stages) => not_accepted(stages),
         Error::Capacity { shortfalls, capacity, profiles } => {
             let list = needs(shortfalls).join("\n  ");
             let message = format!(
@@ -113,6 +117,9 @@ fn complaints(error: &Error) -> Vec<Complaint> {
                 .to_owned(),
         )),
         Error::NoRuns { .. } => one(Some("`flow run RECIPE` makes one; `--store` names another store".to_owned())),
+        Error::NonDeterministic { first, .. } if first.accepted.is_some() => {
+            one(Some("the change that was accepted was not harmless; what is on record stays".to_owned()))
+        }
         Error::NonDeterministic { stage, .. } => one(Some(format!(
             "the first result stays; something that the key does not name decides on the bytes of `{stage}`. If only the \
              machine differs, this is a defect of flow"
@@ -131,21 +138,51 @@ fn complaints(error: &Error) -> Vec<Complaint> {
 
 /// What cannot be read, each once: instances of a stage often share a source.
 fn lost_sources(sources: &[(StageId, StageError)]) -> Vec<Complaint> {
-    let mut groups: Vec<(&StageError, Vec<&StageId>)> = Vec::new();
-    for (stage, error) in sources {
+    let complaint = |(StageError { message, help, cancelled: _, may_pass: _ }, who): (&StageError, String)| Complaint {
+        message: format!("{who} cannot run: failed to {message}"),
+        help: help.clone(),
+    };
+    grouped(sources).into_iter().map(complaint).collect()
+}
+
+/// Why nothing was accepted.
+fn not_accepted(stages: &[(StageId, Unfit)]) -> Vec<Complaint> {
+    let complaint = |(why, who): (&Unfit, String)| {
+        let help = match why {
+            Unfit::Cached { .. } => Some("there is nothing to accept; `flow plan` says what would run, and why".to_owned()),
+            Unfit::NeverRun | Unfit::Unrecorded | Unfit::OtherKind { .. } => Some("`flow run` makes it".to_owned()),
+            Unfit::Waits { .. } => Some(
+                "accept that in the same command, or let `flow run` make it first: then `flow plan` says what would still run"
+                    .to_owned(),
+            ),
+            Unfit::Evicted => Some("`flow run` makes them again; `--remote` names a store that may have them".to_owned()),
+            Unfit::BytesGone { .. } => {
+                Some("`flow run` makes a new one; `--remote` names a store that may have the old one".to_owned())
+            }
+            Unfit::Blocked(error) => error.help.clone(),
+            Unfit::Busy { .. } => Some("wait until it has ended, or stop that run first".to_owned()),
+            Unfit::Made { .. } => Some("that result stays; `flow plan` says what would run now".to_owned()),
+        };
+        Complaint { message: format!("{who} cannot be accepted: {why}"), help }
+    };
+    grouped(stages).into_iter().map(complaint).collect()
+}
+
+/// What is wrong with some stages, each once, and with which.
+fn grouped<E: PartialEq>(wrong: &[(StageId, E)]) -> Vec<(&E, String)> {
+    let mut groups: Vec<(&E, Vec<&StageId>)> = Vec::new();
+    for (stage, error) in wrong {
         match groups.iter_mut().find(|(known, _)| *known == error) {
             Some((_, stages)) => stages.push(stage),
             None => groups.push((error, vec![stage])),
         }
     }
-    let complaint =
-        |(StageError { message, help, cancelled: _, may_pass: _ }, stages): (&StageError, Vec<&StageId>)| {
-            let names: Vec<String> = stages.iter().take(3).map(ToString::to_string).collect();
-            let names = names.join(", ");
-            let who = if stages.len() > 3 { format!("{names} and {} more", stages.len() - 3) } else { names };
-            Complaint { message: format!("{who} cannot run: failed to {message}"), help: help.clone() }
-        };
-    groups.into_iter().map(complaint).collect()
+    let named = |(error, stages): (_, Vec<&StageId>)| {
+        let names: Vec<String> = stages.iter().take(3).map(ToString::to_string).collect();
+        let names = names.join(", ");
+        (error, if stages.len() > 3 { format!("{names} and {} more", stages.len() - 3) } else { names })
+    };
+    groups.into_iter().map(named).collect()
 }
 
 /// Turns success into a failure where standard output did not take what was written.
@@ -185,6 +222,7 @@ fn sentence(error: &Error) -> String {
         Error::Recipe(_)
         | Error::Capacity { .. }
         | Error::Sources(_)
+        | Error::NotAccepted(_)
         | Error::NoSuchStage { .. }
         | Error::NoSuchRun { .. }
         | Error::OtherFlow { .. }

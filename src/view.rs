@@ -1,5 +1,6 @@
 //! What people and programs see: folds of events and plans, nothing else.
 
+pub mod accept;
 pub mod cache;
 pub mod diff;
 pub mod json;
@@ -24,13 +25,13 @@ static REFUSED: Mutex<Option<io::Error>> = Mutex::new(None);
 
 /// Prints text for people on standard output. What others chose to call their things moves no cursor and sets no title.
 pub fn print(text: &str) {
-    write(harmless(text).as_bytes());
+    write(harmless(text, console::colors_enabled()).as_bytes());
 }
 
 /// Prints what may be meant for a program or a file: as it is, but on a terminal like [`print`]. `false` if nothing more can be
 /// written.
 pub fn print_as_it_is(text: &str) -> bool {
-    let text = if console::user_attended() { harmless(text) } else { Cow::Borrowed(text) };
+    let text = if console::user_attended() { harmless(text, console::colors_enabled()) } else { Cow::Borrowed(text) };
     write(text.as_bytes())
 }
 
@@ -53,35 +54,50 @@ pub fn refused() -> Option<io::Error> {
     REFUSED.lock().ok()?.take()
 }
 
-/// The text with control characters spelled out, but for line ends, tabs and colours.
-pub fn harmless(text: &str) -> Cow<'_, str> {
+/// The text with control characters spelled out, but for line ends, tabs and, where the output has `colours`, those that flow
+/// itself writes with. What others wrote may have these too: nothing of it is hidden, and none goes beyond its line.
+pub fn harmless(text: &str, colours: bool) -> Cow<'_, str> {
     if !text.contains(|c: char| c.is_control() && !matches!(c, '\n' | '\t')) {
         return Cow::Borrowed(text);
     }
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
+    let mut open = false;
     while let Some(c) = rest.chars().next() {
-        let after = &rest[c.len_utf8()..];
-        rest = if let Some(end) = colour(rest) {
-            out.push_str(&rest[..end]);
-            &rest[end..]
+        let own = if colours { colour(rest) } else { None };
+        if let Some((length, ends)) = own {
+            open = !ends;
+            out.push_str(&rest[..length]);
+            rest = &rest[length..];
+            continue;
+        }
+        if c == '\n' && std::mem::take(&mut open) {
+            out.push_str(RESET);
+        }
+        if c.is_control() && !matches!(c, '\n' | '\t') {
+            out.extend(c.escape_default());
         } else {
-            if c.is_control() && !matches!(c, '\n' | '\t') {
-                out.extend(c.escape_default());
-            } else {
-                out.push(c);
-            }
-            after
-        };
+            out.push(c);
+        }
+        rest = &rest[c.len_utf8()..];
+    }
+    if open {
+        out.push_str(RESET);
     }
     Cow::Owned(out)
 }
 
-/// The length of the colour that the text begins with: `ESC [ 1;31 m`.
-fn colour(text: &str) -> Option<usize> {
+const RESET: &str = "\u{1b}[0m";
+
+/// The length of the colour that the text begins with, such as `ESC [ 1;31 m`, and whether it is the end of all colours. Bold, dim,
+/// italic, underlined, the colours of letters and the ends of these: neither what hides letters nor what is behind them.
+fn colour(text: &str) -> Option<(usize, bool)> {
     let inner = text.strip_prefix("\u{1b}[")?;
     let end = inner.find(|c: char| !c.is_ascii_digit() && c != ';')?;
-    inner[end..].starts_with('m').then_some(end + 3)
+    let codes = &inner[..end];
+    let is_own = |code: &str| matches!(code.parse(), Ok(0..=4 | 22..=24 | 31..=37 | 39 | 90..=97));
+    let known = inner[end..].starts_with('m') && codes.split(';').all(is_own);
+    known.then_some((end + 3, codes == "0"))
 }
 
 #[cfg(test)]
@@ -92,12 +108,30 @@ mod tests {
     fn names_move_no_cursor_and_set_no_title() {
         for (text, shown) in [
             ("plain\n\tté", "plain\n\tté"),
-            ("\u{1b}[1;31mred\u{1b}[0m", "\u{1b}[1;31mred\u{1b}[0m"),
             ("\u{1b}]0;title\u{7}", r"\u{1b}]0;title\u{7}"),
             ("\u{1b}[2Jx\u{1b}[", r"\u{1b}[2Jx\u{1b}["),
             ("a\0b\rc\u{9b}m\u{7f}", r"a\u{0}b\rc\u{9b}m\u{7f}"),
         ] {
-            assert_eq!(harmless(text), shown);
+            assert_eq!(harmless(text, true), shown);
+            assert_eq!(harmless(text, false), shown);
         }
+    }
+
+    #[test]
+    fn colours_end_with_their_line_and_hide_nothing() {
+        for (text, shown) in [
+            ("\u{1b}[1;31mred\u{1b}[0m", "\u{1b}[1;31mred\u{1b}[0m"),
+            ("\u{1b}[31mred\nplain", "\u{1b}[31mred\u{1b}[0m\nplain"),
+            ("\u{1b}[31mred", "\u{1b}[31mred\u{1b}[0m"),
+            ("\u{1b}[8mhidden", r"\u{1b}[8mhidden"),
+            ("\u{1b}[30;40mhidden", r"\u{1b}[30;40mhidden"),
+            ("\u{1b}[38;5;0mhidden", r"\u{1b}[38;5;0mhidden"),
+            ("\u{1b}[1;7mback", r"\u{1b}[1;7mback"),
+            ("\u{1b}[m", r"\u{1b}[m"),
+        ] {
+            assert_eq!(harmless(text, true), shown);
+        }
+        let plain = harmless("\u{1b}[1;31mred\u{1b}[0m", false);
+        assert_eq!(plain, r"\u{1b}[1;31mred\u{1b}[0m", "without colours none is flow's own");
     }
 }

@@ -6,6 +6,7 @@
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, reason = "a test")]
 
 mod stories {
+    mod accepted;
     mod broken_sources;
     mod certain_to_fail;
     mod corpus;

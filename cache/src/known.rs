@@ -125,6 +125,11 @@ impl Known {
         Ok(Some(entry.artifact))
     }
 
+    /// Whether an entry of `key` is believed, wherever its blobs are.
+    pub(crate) fn has(&self, key: &StageKey) -> bool {
+        self.entries().as_ref().is_some_and(|entries| entries.known.contains_key(key))
+    }
+
     /// Whether [`Known::hit`] gives each of these keys its artifact.
     pub(crate) fn hits(&self, store: &Store, wanted: &[(StageKey, ArtifactDigest)]) -> Vec<bool> {
         let entries = self.entries();

@@ -36,6 +36,7 @@ mod blobs;
 mod link;
 mod trees;
 
+mod accepted;
 mod holder;
 mod known;
 mod laid;

@@ -175,7 +175,8 @@ impl Cache {
         let Some(record) = self.record(key).await? else { return Ok(None) };
         let Some(manifest) = self.manifest(&record.artifact).await? else { return Ok(None) };
         let (here, complete) = self.has_all(&manifest).await?;
-        if here {
+        // See `accepted.rs`.
+        if here && record.accepted.is_none() {
             self.known().insert(*key, record.artifact, &manifest);
         }
         Ok(complete.then_some(record.artifact))

@@ -194,8 +194,8 @@ impl Kept {
     }
 
     fn renew_all(&mut self, remote: &Store) {
-        for lease in self.leases.values().cloned() {
-            let remote = remote.clone();
+        for lease in self.leases.values() {
+            let (remote, lease) = (remote.clone(), lease.clone());
             self.calls.push(Box::pin(async move {
                 // Who lost it hears so from the remote record.
                 if let Err(error) = remote.renew(&lease, SystemTime::now()).await {

@@ -2,9 +2,10 @@
 
 use std::path::PathBuf;
 
-use flow_cache::{ArtifactDigest, StageKey};
+use flow_cache::{ArtifactDigest, Record, StageKey};
 
 use crate::{
+    accept::Unfit,
     names::StageId,
     recipe::Diagnostic,
     run::{Capacity, Shortfall},
@@ -103,17 +104,20 @@ pub enum Error {
         why: String,
     },
     /// One key, two artifacts.
-    #[error("stage `{stage}` gave {second} where {first} was recorded for the same key {key}")]
+    #[error("stage `{stage}` gave {second} where {} was {} for the same key {key}", .first.artifact, on_record(.first))]
     NonDeterministic {
         /// The stage.
         stage: Box<StageId>,
         /// Its key.
         key: StageKey,
-        /// What is on record.
-        first: ArtifactDigest,
+        /// What is on record: made, or kept from an older key by a person.
+        first: Box<Record>,
         /// What was made now.
         second: ArtifactDigest,
     },
+    /// A person's word that a change is harmless cannot be taken.
+    #[error("{} of the stages cannot be accepted", .0.len())]
+    NotAccepted(Vec<(StageId, Unfit)>),
     /// An input's bytes are damaged or gone; what was damaged has been set aside.
     #[error("read the input {artifact}")]
     InputLost {
@@ -132,6 +136,11 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
+}
+
+fn on_record(record: &Record) -> String {
+    let accepted = record.accepted.as_ref().map(|reason| format!("accepted (reason: {reason})"));
+    accepted.unwrap_or_else(|| "recorded".to_owned())
 }
 
 impl Error {

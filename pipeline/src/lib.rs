@@ -28,6 +28,7 @@ pub mod graph;
 pub mod key;
 pub mod plan;
 
+pub mod accept;
 pub mod event;
 pub mod executor;
 pub mod run;

@@ -3,6 +3,7 @@
 //! A name is `[a-z][a-z0-9_-]*`, at most 64 characters: safe in a path, a URL, a shell, a TeX label and a `[…]` suffix.
 
 use std::borrow::{Borrow, Cow};
+use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 
@@ -201,12 +202,46 @@ impl From<StageId> for String {
     }
 }
 
-/// Those of the `known` names that are most like `name`, the most similar first; none where nothing is.
+/// Those of the `known` words that `name` was probably meant to be, the most similar first; of words that are as similar, the
+/// first. At most a third of its letters differ, or one, and never all: two that stand the wrong way round count once.
 pub fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>, most: usize) -> Vec<&'a str> {
-    let similar = known.map(|known| (strsim::jaro_winkler(name, known), known));
-    let mut similar: Vec<(f64, &str)> = similar.filter(|(similarity, _)| *similarity > 0.7).collect();
-    similar.sort_by(|a, b| b.0.total_cmp(&a.0));
-    similar.into_iter().take(most).map(|(_, known)| known).collect()
+    let letters = name.chars().count();
+    // Words beyond any name's length are no typing mistake, and the distance is quadratic.
+    if letters > 2 * MAX_NAME + 2 {
+        return Vec::new();
+    }
+    let limit = (letters / 3).max(1).min(letters.saturating_sub(1));
+    let distance = |known: &'a str| {
+        let length = known.chars().count();
+        // A word that is longer or shorter by more than that needs no closer look.
+        let distance = (length.abs_diff(letters) <= limit).then(|| strsim::osa_distance(name, known))?;
+        ((1..=limit).contains(&distance) && distance < length).then_some((distance, known))
+    };
+    let mut near: Vec<(usize, &str)> = known.filter_map(distance).collect();
+    near.sort_by_key(|(distance, _)| *distance);
+    near.into_iter().take(most).map(|(_, known)| known).collect()
+}
+
+/// The stage that `name` was probably meant to be: of `expert[sae]` each part is looked at by itself, so that a long name does
+/// not excuse what stands in its brackets. A name without brackets may mean all instances of a `foreach`.
+pub fn nearest_stage<'a>(name: &str, stages: impl Iterator<Item = &'a StageId>) -> Option<String> {
+    let stages: Vec<&StageId> = stages.collect();
+    let (base, instance) = match name.split_once('[') {
+        Some((base, rest)) => (base, Some(rest.trim_end_matches(']'))),
+        None => (name, None),
+    };
+    let meant = |word: &str, known: BTreeSet<&'a str>| {
+        let same = known.get(word).copied();
+        same.or_else(|| nearest(word, known.iter().copied(), 1).pop())
+    };
+    let base = meant(base, stages.iter().map(|id| id.base.as_str()).collect())?;
+    let Some(instance) = instance else { return Some(base.to_owned()) };
+    let of_base = stages.iter().filter(|id| id.base.as_str() == base);
+    let instances: BTreeSet<&str> = of_base.filter_map(|id| id.instance.as_ref()).map(InstanceName::as_str).collect();
+    if instances.is_empty() {
+        return Some(base.to_owned());
+    }
+    Some(format!("{base}[{}]", meant(instance, instances)?))
 }
 
 #[cfg(test)]
@@ -239,9 +274,36 @@ mod tests {
 
     #[test]
     fn the_nearest_names_come_first() {
-        let known = ["report", "expert", "expert[sea]", "embed"];
-        assert_eq!(nearest("exprt", known.into_iter(), 2), ["expert", "expert[sea]"]);
-        assert_eq!(nearest("zzz", known.into_iter(), 2), [""; 0]);
+        let known = ["report", "export", "expert", "embed", "lr", "a", "zo"];
+        let near = |word| nearest(word, known.into_iter(), 2);
+        assert_eq!(near("exprt"), ["export", "expert"], "of words that are as similar, the first");
+        assert_eq!(near("expret"), ["expert", "export"]);
+        assert_eq!(near("exp"), [""; 0], "half of a word is no typing mistake");
+        assert_eq!(near("rl"), ["lr"], "two letters that stand the wrong way round are one mistake");
+        assert_eq!(near("embde"), ["embed"]);
+        assert_eq!(near("expert"), ["export"], "the word itself is none that it was meant to be");
+        for word in ["", "b", "x", "aa", "zzz", "toy", "\u{1b}"] {
+            assert_eq!(near(word), [""; 0], "{word}");
+        }
+        assert_eq!(nearest(&"a".repeat(100_000), known.into_iter(), 2), [""; 0]);
+    }
+
+    #[test]
+    fn each_part_of_a_stages_name_is_set_right() {
+        let stages = ["report", "tokenizer", "tokens[sea]", "tokens[stars]"].map(|id| id.parse::<StageId>().unwrap());
+        for (name, want) in [
+            ("reprot", Some("report")),
+            ("token", Some("tokens")),
+            ("tokens[sae]", Some("tokens[sea]")),
+            ("tokesn[star]", Some("tokens[stars]")),
+            ("tokens[c]", None),
+            ("tokens[", None),
+            ("report[sea]", Some("report")),
+            ("r", None),
+            ("zzz[sea]", None),
+        ] {
+            assert_eq!(nearest_stage(name, stages.iter()).as_deref(), want, "{name}");
+        }
     }
 
     #[test]

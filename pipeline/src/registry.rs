@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use crate::stage::{AnyKind, Kind, erase};
+use crate::{
+    names::nearest,
+    stage::{AnyKind, Kind, erase},
+};
 
 /// All kinds, sorted by name.
 #[derive(Default)]
@@ -28,14 +31,9 @@ impl Registry {
         self.kinds.get(name).map(Box::as_ref)
     }
 
-    /// The kind whose name is most like this one.
+    /// The kind that was probably meant by this name.
     pub fn nearest(&self, name: &str) -> Option<&'static str> {
-        self.kinds
-            .keys()
-            .map(|&known| (strsim::jaro_winkler(name, known), known))
-            .filter(|(similarity, _)| *similarity > 0.7)
-            .max_by(|a, b| a.0.total_cmp(&b.0))
-            .map(|(_, known)| known)
+        nearest(name, self.kinds.keys().copied(), 1).pop()
     }
 
     /// Every kind, by name.

@@ -1,6 +1,7 @@
 //! Tests that need more than one module: the language from text to message, keys from text to hash, whole runs.
 #![expect(clippy::format_push_string, clippy::format_collect, reason = "short texts, made once")]
 
+mod accepted;
 mod causes;
 mod damage;
 mod evicted;

@@ -137,6 +137,24 @@ pub struct DiffArgs {
     pub folder: FolderArgs,
 }
 
+/// `flow accept`.
+#[derive(Debug, Args)]
+pub struct AcceptArgs {
+    #[command(flatten)]
+    pub recipe: RecipeArgs,
+    /// The stage, which would run since a param, an input or its kind's version changed. The name of a `foreach` stands for those
+    /// of its stages that would. May be given more than once.
+    #[arg(value_name = "STAGE", required = true)]
+    pub stages: Vec<String>,
+    /// Why the change is harmless: the record, and each report that needs it, shows it.
+    #[arg(long, value_name = "TEXT")]
+    pub reason: String,
+    #[command(flatten)]
+    pub store: StoreArgs,
+    #[command(flatten)]
+    pub device: DeviceArgs,
+}
+
 /// `flow cache`.
 #[derive(Debug, Subcommand)]
 pub enum CacheCommand {

@@ -3,7 +3,12 @@
 use std::{collections::BTreeMap, process::ExitCode};
 
 use flow_cache::Cache;
-use flow_pipeline::{event::state::RunState, key, plan::compare::compare, run::history};
+use flow_pipeline::{
+    event::state::RunState,
+    key,
+    plan::compare::{Side, compare},
+    run::history,
+};
 use serde_json::Value;
 
 use super::planning;
@@ -21,7 +26,11 @@ pub fn diff(args: &DiffArgs, json: bool) -> Ended {
     let [first, second] = [&args.first, &args.second].map(|id| planning::run(&args.folder.store, Some(id)));
     let (first, second) = (first?, second?);
     let (was, is) = (first.state()?, second.state()?);
-    let stages = compare((&first.plan()?, &history::artifacts(&was)), (&second.plan()?, &history::artifacts(&is)));
+    let (first_recipe, second_recipe) = (first.recipe_stages()?, second.recipe_stages()?);
+    let stages = compare(
+        Side { plan: &first.plan()?, artifacts: &history::artifacts(&was), recipe: &first_recipe },
+        Side { plan: &second.plan()?, artifacts: &history::artifacts(&is), recipe: &second_recipe },
+    );
     let cache = planning::open_existing(&args.folder.store)?;
     let (before, after) = planning::runtime()?
         .block_on(async { Ok::<_, Failure>((metrics(&cache, &was).await?, metrics(&cache, &is).await?)) })?;

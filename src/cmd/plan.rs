@@ -2,7 +2,10 @@
 
 use std::process::ExitCode;
 
-use flow_pipeline::{plan::compare::compare, run::history};
+use flow_pipeline::{
+    plan::compare::{Side, compare},
+    run::history,
+};
 
 use super::planning;
 use crate::{cli::PlanArgs, failure::Ended, view};
@@ -10,18 +13,22 @@ use crate::{cli::PlanArgs, failure::Ended, view};
 /// Runs the command.
 pub fn plan(args: &PlanArgs, json: bool) -> Ended {
     let run = args.diff.as_deref().map(|run| planning::run(&args.store.store, Some(run))).transpose()?;
+    let recipe = planning::load(&args.recipe)?;
     let plan = planning::runtime()?.block_on(async {
         let cache = planning::open(&args.store).await?;
-        planning::planned(&args.recipe, &args.stages, &cache, &args.device).await
+        planning::planned(&recipe, &args.stages, &cache, &args.device).await
     })?;
     let text = if let Some(run) = run {
-        let (before, artifacts) = (run.plan()?, history::artifacts(&run.state()?));
-        let comparison = compare((&before, &artifacts), (&plan, &plan.artifacts()));
+        let stages = recipe.stages.iter().map(|stage| stage.id.clone()).collect();
+        let comparison = compare(
+            Side { plan: &run.plan()?, artifacts: &history::artifacts(&run.state()?), recipe: &run.recipe_stages()? },
+            Side { plan: &plan, artifacts: &plan.artifacts(), recipe: &stages },
+        );
         if json {
             view::json::pretty(&comparison);
             return Ok(ExitCode::SUCCESS);
         }
-        view::plan::differences(&comparison)
+        view::plan::differences(&comparison, [&format!("run {}", run.id()), "this plan"])
     } else {
         if json {
             view::json::pretty(&plan);

@@ -6,7 +6,7 @@ use flow_cache::{Cache, HashMemo, Location, Patience};
 use flow_pipeline::{
     key::Numerics,
     names::StageId,
-    plan::{self, Artifacts, CacheProbe, Plan, Prepared, WrittenPlan, cause, prepare::Surroundings},
+    plan::{self, Artifacts, CacheProbe, Plan, Prepared, Verdict, WrittenPlan, cause, prepare::Surroundings},
     recipe::{self, LoadOptions, Recipe},
     registry::Registry,
     run::{Asked, RunFolder, Unchanged},
@@ -78,9 +78,14 @@ pub async fn plan(prepared: Prepared, cache: &Cache, device: &str, recheck: &[St
     Ok(flow_cache::in_place(plan::plan(prepared, numerics, &CacheProbe::new(cache, &recipe), &recheck)).await?)
 }
 
-/// The plan as it is written, with the causes of all that would run.
+/// The plan as it is written, with what was accepted and the causes of all that would run.
 pub async fn explained(plan: &Plan, cache: &Cache) -> Result<WrittenPlan, Failure> {
     let mut written = WrittenPlan::of(plan);
+    for stage in &mut written.stages {
+        if let Verdict::Cached { key, .. } = &stage.verdict {
+            stage.accepted = flow_cache::in_place(cache.accepted(key)).await?;
+        }
+    }
     let artifacts = written.artifacts();
     explain(&mut written, &artifacts, cache).await?;
     Ok(written)
@@ -98,14 +103,13 @@ pub async fn explain(written: &mut WrittenPlan, artifacts: &Artifacts, cache: &C
 
 /// The plan of a recipe against a store, with causes.
 pub async fn planned(
-    recipe: &RecipeArgs,
+    recipe: &Recipe,
     stages: &[String],
     cache: &Cache,
     device: &DeviceArgs,
 ) -> Result<WrittenPlan, Failure> {
-    let recipe = load(recipe)?;
-    let prepared = prepare(&recipe, &flow_stages::registry(), cache, stages)?;
-    let plan = plan(prepared, cache, device.device(&recipe), &[]).await?;
+    let prepared = prepare(recipe, &flow_stages::registry(), cache, stages)?;
+    let plan = plan(prepared, cache, device.device(recipe), &[]).await?;
     explained(&plan, cache).await
 }
 

@@ -166,7 +166,7 @@ async fn lineage(
             inputs: roles.collect(),
             params: line.parts.params.clone(),
             cached: line.cached,
-            accepted: None,
+            accepted: line.record.accepted.clone(),
         });
     }
     let mut drawing = graph::of(recipe);

@@ -141,7 +141,7 @@ fn remember(recipe: &Recipe, plan: &Plan, cache: &Cache, folder: &RunFolder, arg
 }
 
 /// What did not reach the shared store is on this disk all the same: said, not an error.
-fn tell_uploads(flushed: &FlushReport, json: bool) {
+pub fn tell_uploads(flushed: &FlushReport, json: bool) {
     for (key, error) in &flushed.failed {
         if json {
             view::json::line(&serde_json::json!({ "upload_failed": key, "error": flow_pipeline::chain(error) }));

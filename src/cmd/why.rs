@@ -34,7 +34,8 @@ async fn find(args: &WhyArgs) -> Result<Known, Failure> {
     let (name, recipe) = args.asked()?;
     if let Some(recipe) = recipe {
         let cache = planning::open(&args.store).await?;
-        let plan = planning::planned(&recipe, std::slice::from_ref(&name), &cache, &args.device).await?;
+        let plan =
+            planning::planned(&planning::load(&recipe)?, std::slice::from_ref(&name), &cache, &args.device).await?;
         let id = planning::choose(plan.stages.iter().map(|stage| &stage.stage), &name)?;
         let artifacts = plan.artifacts();
         return look(&cache, &plan, &artifacts, &id).await;

@@ -25,6 +25,10 @@ const SHOWN: usize = 40;
 /// Records with whether their bytes are here and how they are pinned.
 pub fn records(rows: &[(&Record, bool, Vec<String>)]) -> String {
     let mut table = vec![row(["stage", "kind", "key", "artifact", "size", "age", "pinned"])];
+    let any_accepted = rows.iter().any(|(record, _, _)| record.accepted.is_some());
+    if any_accepted {
+        table[0].push("accepted".to_owned());
+    }
     for (record, here, pinned) in rows {
         let size = if *here { bytes(record.bytes) } else { "not here".to_owned() };
         table.push(vec![
@@ -36,6 +40,9 @@ pub fn records(rows: &[(&Record, bool, Vec<String>)]) -> String {
             age(&record.started),
             pinned.join(", "),
         ]);
+        if any_accepted && let Some(row) = table.last_mut() {
+            row.push(record.accepted.clone().unwrap_or_default());
+        }
     }
     table::text(&table, &[4, 5])
 }

@@ -56,7 +56,11 @@ pub fn text(differences: &Differences) -> String {
         let _ = writeln!(out, "  {change}");
     }
     more(&mut out, count);
-    let _ = write!(out, "\n{}", plan::differences(&differences.stages));
+    let _ = write!(
+        out,
+        "\n{}",
+        plan::differences(&differences.stages, [&format!("run {first}"), &format!("run {second}")])
+    );
     let artifacts: Vec<Vec<String>> = differences
         .stages
         .stages

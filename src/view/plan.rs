@@ -7,7 +7,7 @@ use flow_pipeline::{
     names::StageId,
     plan::{
         Cause, Reason, Verdict, WrittenPlan, WrittenStage,
-        compare::{Comparison, Difference},
+        compare::{Comparison, Difference, Which},
     },
 };
 
@@ -23,12 +23,12 @@ pub fn text(plan: &WrittenPlan) -> String {
     let takers = takers(plan);
     for stage in &plan.stages {
         let (word, colour, why) = match &stage.verdict {
-            Verdict::Cached { artifact, .. } if stage.hollow => (
-                "cached",
-                &cyan,
-                format!("{}, by its record: its bytes are gone, and nothing needs them", artifact.short()),
-            ),
-            Verdict::Cached { artifact, .. } => ("cached", &cyan, artifact.short()),
+            Verdict::Cached { artifact, .. } => {
+                let hollow =
+                    if stage.hollow { ", by its record: its bytes are gone, and nothing needs them" } else { "" };
+                let accepted = stage.accepted.as_ref().map(|reason| format!(", accepted: {reason}"));
+                ("cached", &cyan, format!("{}{hollow}{}", artifact.short(), accepted.unwrap_or_default()))
+            }
             Verdict::Run { reason: Reason::Evicted, .. } => {
                 let taker = takers.get(&stage.stage).map(|taker| format!(", and {taker} needs them"));
                 ("will run", &yellow, format!("{}{}", Reason::Evicted, taker.unwrap_or_default()))
@@ -101,14 +101,19 @@ pub fn cause_text(cause: &Cause, of: &WrittenStage) -> String {
     }
 }
 
-/// What would differ from a run, or differs between two, for people.
-pub fn differences(comparison: &Comparison) -> String {
+/// What would differ from a run, or differs between two, for people. `plans` is what the two are called.
+pub fn differences(comparison: &Comparison, plans: [&str; 2]) -> String {
     let mut out = String::new();
     let width = comparison.stages.iter().map(|stage| stage.stage.to_string().chars().count()).max().unwrap_or(0);
     for stage in &comparison.stages {
         let (word, colour, why) = match &stage.how {
             Difference::Added => ("added", Style::new().green(), String::new()),
             Difference::Removed => ("removed", Style::new().red(), String::new()),
+            Difference::NotAsked { plan } => {
+                let [first, second] = plans;
+                let name = if *plan == Which::First { first } else { second };
+                ("not asked", Style::new().dim(), format!("{name} was not asked for it"))
+            }
             Difference::Changed { changes } => {
                 ("changed", Style::new().yellow(), Reason::Changed { changes: changes.clone() }.to_string())
             }
@@ -124,6 +129,7 @@ pub fn differences(comparison: &Comparison) -> String {
     let counts = [
         (counted(|how| matches!(how, Difference::Added)), "added"),
         (counted(|how| matches!(how, Difference::Removed)), "removed"),
+        (counted(|how| matches!(how, Difference::NotAsked { .. })), "not asked for"),
         (counted(|how| matches!(how, Difference::Changed { .. })), "changed"),
         (counted(|how| matches!(how, Difference::Waits { .. })), "may change"),
         (comparison.unchanged, "unchanged"),
@@ -135,7 +141,8 @@ pub fn differences(comparison: &Comparison) -> String {
     out
 }
 
-fn summary(plan: &WrittenPlan) -> String {
+/// Counts and costs, in a line.
+pub fn summary(plan: &WrittenPlan) -> String {
     let counted = |what: fn(&Verdict) -> bool| plan.stages.iter().filter(|stage| what(&stage.verdict)).count();
     let cached = counted(|verdict| matches!(verdict, Verdict::Cached { .. }));
     let run = counted(|verdict| matches!(verdict, Verdict::Run { .. }));

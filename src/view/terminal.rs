@@ -2,6 +2,7 @@
 //! a terminal only the lines that end are printed.
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, BTreeSet},
     io::Write,
     sync::{Mutex, MutexGuard, PoisonError},
@@ -95,7 +96,7 @@ impl Terminal {
                 if let (Some(bar), Some(known)) = (self.running.get(stage), state.stages.get(stage)) {
                     let count = total.map_or_else(|| done.to_string(), |total| format!("{done}/{total}"));
                     let text = format!("{count} {unit}{}", message(known, &event.time));
-                    bar.set_message(harmless(&text).into_owned());
+                    bar.set_message(shown(&text).into_owned());
                     // Both at once: half of the last count beside half of this one would be a wrong picture.
                     bar.update(|drawn| {
                         drawn.set_pos(if total.is_some() { *done } else { 0 });
@@ -149,7 +150,7 @@ impl Terminal {
         dress(&bar, "{wide_msg}");
         let verb = style(format!("{:>VERB$}", "Running")).for_stderr().cyan();
         bar.set_prefix(format!("{verb} {:width$}", stage.to_string(), width = self.width));
-        bar.set_message(harmless(&format!("({reason})")).into_owned());
+        bar.set_message(shown(&format!("({reason})")).into_owned());
         bar.enable_steady_tick(Duration::from_millis(250));
         self.running.insert(stage.clone(), bar);
     }
@@ -259,13 +260,18 @@ fn drawn() -> MutexGuard<'static, Option<MultiProgress>> {
     DRAWN.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// What may be shown of a text on standard error.
+fn shown(text: &str) -> Cow<'_, str> {
+    harmless(text, console::colors_enabled_stderr())
+}
+
 fn print_line(line: &str) {
     let bars = drawn().clone();
     if let Some(bars) = bars {
         // Without a place to draw there is nothing to tell.
-        let _ = bars.println(harmless(line));
+        let _ = bars.println(shown(line));
         return;
     }
     // Whoever listened may be gone; the run goes on.
-    let _ = writeln!(std::io::stderr().lock(), "{}", harmless(line));
+    let _ = writeln!(std::io::stderr().lock(), "{}", shown(line));
 }

@@ -70,6 +70,9 @@ fn each_field_of_each_command_is_on_the_page() {
     documented("| `flow why` |", &why, &["`format` (1)", plan_fields, reason, record, "| `flow status` |"]);
     documented("| `flow cache ls` |", &[json(&["cache", "ls"])], &[record, "| `flow why` |", "`format` (1)"]);
 
+    let accept = ["accept", "recipe.yaml", "tokenizer", "--reason", "the words are the same"];
+    documented("| `flow accept` |", &[json(&accept)], &[reason]);
+
     // A run in which something failed and something was not reached.
     environment.edit("vocab_size: 300", "vocab_size: 100000");
     let _ = environment.run(&["tokens[sea]"]).with_code(1);

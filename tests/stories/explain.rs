@@ -202,6 +202,31 @@ fn a_log_is_followed_until_its_stage_ends() {
 }
 
 #[test]
+fn a_stage_that_was_not_asked_for_is_not_removed() {
+    let environment = TestEnvironment::finished();
+    let _ = environment.run(&["flexolmo"]).succeeded();
+    let [part, whole] = &runs(&environment)[..] else { panic!("two runs") };
+    for (command, name) in [
+        (&["diff", whole, part][..], format!("run {part}")),
+        (&["diff", part, whole], format!("run {part}")),
+        (&["plan", "recipe.yaml", "flexolmo", "--diff", whole], "this plan".to_owned()),
+        (&["plan", "recipe.yaml", "--diff", part], format!("run {part}")),
+    ] {
+        let text = environment.flow(command).succeeded().stdout;
+        assert!(text.contains("stages: 13 not asked for, 18 unchanged\n"), "{text}");
+        assert!(line(&text, "not asked report").ends_with(&format!("{name} was not asked for it")), "{text}");
+    }
+    let found = environment.flow(&["diff", whole, part, "--json"]).succeeded().json();
+    let how = &found["stages"]["stages"][0]["how"];
+    assert_eq!((&how["difference"], &how["plan"]), (&"not-asked".into(), &"second".into()), "{found:#}");
+    // What the recipe no longer has is removed, whatever was asked for.
+    environment.edit("  btm:\n", "  blend:\n");
+    environment.edit("model: btm,", "model: blend,");
+    let text = environment.flow(&["plan", "recipe.yaml", "flexolmo", "--diff", whole]).succeeded().stdout;
+    assert!(text.contains("stages: 1 removed, 12 not asked for, 18 unchanged\n"), "{text}");
+}
+
+#[test]
 fn why_shows_all_that_a_result_depends_on() {
     let environment = TestEnvironment::finished();
     assert_snapshot!("why_cached", without_making(&environment.flow(&["why", "recipe.yaml", "flexolmo"]).succeeded()));

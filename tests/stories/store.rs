@@ -55,7 +55,7 @@ fn the_store_is_listed_and_measured() {
         assert_eq!(rows.as_array().unwrap().len(), count, "{filter}");
     }
     for (name, help) in [
-        ("exprt", "did you mean `expert` or `expert[sea]` or `expert[bread]`?"),
+        ("exprt", "did you mean `expert`?"),
         ("expert[see]", "did you mean `expert[sea]`"),
         ("train-xpert", "did you mean `train-expert`"),
         ("zzz", "name a stage, or one of the kinds curate, embed, ensemble, evaluate, "),

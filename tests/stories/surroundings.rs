@@ -84,9 +84,14 @@ fn a_command_line_that_is_wrong_is_told_to_programs_too() {
 fn names_of_others_move_no_cursor() {
     let environment = TestEnvironment::fresh();
     environment.write("text/sea/\u{1b}]0;title\u{7}.txt", b"\xff");
+    environment.write("text/sea/\u{1b}[31mred.txt", b"\xff");
     environment.write("odd.yaml", "flow: 1\nname: x\nvars: { \"\\e]0;title\\a\\e[2J\": 1 }\nstages: {}\n");
+    environment.write("red.yaml", "flow: 1\nname: x\nvars: { \"\\e[31mred\\e[8mhidden\": 1 }\nstages: {}\n");
     for arguments in [
         &["plan", "odd.yaml"][..],
+        &["plan", "red.yaml"],
+        &["plan", "\u{1b}[31mred.yaml"],
+        &["status", "\u{1b}[31mred"],
         &["run", "recipe.yaml", "corpus[sea]"],
         &["plan", "\u{1b}[2J.yaml"],
         &["logs", "corpus[sea]"],

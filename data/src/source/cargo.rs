@@ -105,12 +105,13 @@ fn select(spec: &CargoSpec, manifest: &Path, context: &ResolveContext<'_>) -> Re
         let before = wanted.len();
         wanted.extend(locked.matching(package));
         if wanted.len() == before && locked.matching(package).next().is_none() {
-            let nearest = locked
-                .packages
-                .iter()
-                .map(|(name, _)| (strsim::jaro_winkler(name, package), name))
-                .max_by(|a, b| a.0.total_cmp(&b.0))
-                .filter(|(likeness, _)| *likeness > 0.7)
+            // As for every other name: a third of the letters may differ, or one, and never all.
+            let letters = package.chars().count();
+            let limit = (letters / 3).max(1).min(letters.saturating_sub(1));
+            let near = locked.packages.iter().map(|(name, _)| (strsim::osa_distance(name, package), name));
+            let nearest = near
+                .filter(|(distance, name)| *distance <= limit && *distance < name.len())
+                .min()
                 .map(|(_, name)| name.clone());
             return Err(Error::UnknownPackage { package: package.clone(), manifest: manifest.into(), nearest });
         }

@@ -8,6 +8,27 @@ use serde::Serialize;
 use super::{Change, WrittenPlan, written::Artifacts};
 use crate::names::StageId;
 
+/// One of two plans.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Which {
+    /// The first.
+    First,
+    /// The second.
+    Second,
+}
+
+/// One of two plans, with what is to be known of it.
+#[derive(Debug, Clone, Copy)]
+pub struct Side<'a> {
+    /// The plan.
+    pub plan: &'a WrittenPlan,
+    /// The artifacts that its stages have.
+    pub artifacts: &'a Artifacts,
+    /// The stages of its recipe, also those that nobody asked for.
+    pub recipe: &'a BTreeSet<StageId>,
+}
+
 /// How a stage of one plan differs from its namesake in the other.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(tag = "difference", rename_all = "kebab-case")]
@@ -16,6 +37,11 @@ pub enum Difference {
     Added,
     /// Only the first plan has it.
     Removed,
+    /// Both recipes have it, and one of the plans is for other stages and what they need.
+    NotAsked {
+        /// Which.
+        plan: Which,
+    },
     /// Parts of its key, or with the same key its artifact.
     Changed {
         /// Which.
@@ -50,10 +76,10 @@ pub struct Comparison {
     pub stages: Vec<StageDifference>,
 }
 
-/// Compares `new` with `old`, each with the artifacts that its stages have.
-pub fn compare(old: (&WrittenPlan, &Artifacts), new: (&WrittenPlan, &Artifacts)) -> Comparison {
+/// Compares `new` with `old`.
+pub fn compare(old: Side<'_>, new: Side<'_>) -> Comparison {
     let mut found = Comparison { unchanged: 0, stages: Vec::new() };
-    let key = |(plan, artifacts): (&WrittenPlan, &Artifacts), id: &StageId| {
+    let key = |Side { plan, artifacts, .. }: Side<'_>, id: &StageId| {
         let (parts, unknown) = plan.stage(id)?.known_parts(&plan.numerics, artifacts);
         unknown.is_empty().then(|| parts.key())
     };
@@ -62,22 +88,23 @@ pub fn compare(old: (&WrittenPlan, &Artifacts), new: (&WrittenPlan, &Artifacts))
             stage: stage.clone(),
             how,
             keys: (key(old, stage), key(new, stage)),
-            artifacts: (old.1.get(stage).copied(), new.1.get(stage).copied()),
+            artifacts: (old.artifacts.get(stage).copied(), new.artifacts.get(stage).copied()),
         });
     };
-    for stage in &new.0.stages {
-        let Some(before) = old.0.stage(&stage.stage) else {
-            tell(&stage.stage, Difference::Added);
+    for stage in &new.plan.stages {
+        let Some(before) = old.plan.stage(&stage.stage) else {
+            let not_asked = Difference::NotAsked { plan: Which::First };
+            tell(&stage.stage, if old.recipe.contains(&stage.stage) { not_asked } else { Difference::Added });
             continue;
         };
-        let (was, was_unknown) = before.known_parts(&old.0.numerics, old.1);
-        let (is, unknown) = stage.known_parts(&new.0.numerics, new.1);
+        let (was, was_unknown) = before.known_parts(&old.plan.numerics, old.artifacts);
+        let (is, unknown) = stage.known_parts(&new.plan.numerics, new.artifacts);
         let open: BTreeSet<String> =
             was_unknown.iter().chain(&unknown).map(|role| format!("inputs.{}", role.replace('.', "\\."))).collect();
         let mut changes = is.changes_from(&was);
         // Of an input that one of the two does not know nothing can be said, but for which stage makes it.
         changes.retain(|change| !open.contains(&change.path) && change.path != "inputs");
-        let artifacts = (old.1.get(&stage.stage), new.1.get(&stage.stage));
+        let artifacts = (old.artifacts.get(&stage.stage), new.artifacts.get(&stage.stage));
         if let (true, (Some(first), Some(second))) = (changes.is_empty(), artifacts)
             && first != second
         {
@@ -93,9 +120,10 @@ pub fn compare(old: (&WrittenPlan, &Artifacts), new: (&WrittenPlan, &Artifacts))
             found.unchanged += 1;
         }
     }
-    for stage in &old.0.stages {
-        if new.0.stage(&stage.stage).is_none() {
-            tell(&stage.stage, Difference::Removed);
+    for stage in &old.plan.stages {
+        if new.plan.stage(&stage.stage).is_none() {
+            let not_asked = Difference::NotAsked { plan: Which::Second };
+            tell(&stage.stage, if new.recipe.contains(&stage.stage) { not_asked } else { Difference::Removed });
         }
     }
     found

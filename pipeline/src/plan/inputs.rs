@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::PlannedInput;
 use crate::{
-    names::{InstanceName, StageId, StageName},
+    names::{InstanceName, StageId, StageName, nearest},
     recipe::{Diagnostic, StageSpec},
     registry::Registry,
     stage::{AnyKind, Arity, Role},
@@ -37,8 +37,8 @@ pub(super) fn read(
     for input in &spec.inputs {
         let name = input.role.value.as_str();
         let Some(role) = roles.iter().find(|role| role.name == name) else {
-            let nearest = roles.iter().find(|role| strsim::jaro_winkler(role.name, name) > 0.8);
-            let help = nearest.map_or_else(known, |role| format!("did you mean `{}`?", role.name));
+            let nearest = nearest(name, roles.iter().map(|role| role.name), 1).pop();
+            let help = nearest.map_or_else(known, |role| format!("did you mean `{role}`?"));
             wrong.push(diagnostic(
                 format!("there is no input `{name}`"),
                 input.role.span,

@@ -9,7 +9,7 @@ use super::{PreparedStage, inputs};
 use crate::{
     error::{Error, Result},
     graph::Graph,
-    names::{StageId, nearest},
+    names::{StageId, nearest_stage},
     recipe::{Diagnostic, Recipe, StageSpec, once_each},
     registry::Registry,
     stage::{AnyKind, Forecast, Forecasts, ResolveContext},
@@ -170,7 +170,5 @@ fn closure(recipe: &Recipe, targets: &[StageId]) -> Result<(Vec<usize>, BTreeSet
 
 /// The complaint about a name that none of these stages has, with the nearest that one has.
 pub fn no_such_stage<'a>(name: &str, stages: impl Iterator<Item = &'a StageId>) -> Error {
-    let names: Vec<String> = stages.map(ToString::to_string).collect();
-    let nearest = nearest(name, names.iter().map(String::as_str), 1).pop().map(str::to_owned);
-    Error::NoSuchStage { name: name.to_owned(), nearest }
+    Error::NoSuchStage { name: name.to_owned(), nearest: nearest_stage(name, stages) }
 }

@@ -47,6 +47,9 @@ pub struct WrittenStage {
     /// Whether it is cached by its record alone: bytes are gone, and nothing needs them.
     #[serde(default)]
     pub hollow: bool,
+    /// Where it is cached since a person kept an older artifact for its key: the reason.
+    #[serde(default)]
+    pub accepted: Option<String>,
     /// Why it would run, or cannot, in words.
     pub reason: Option<String>,
     /// The first changes that this goes back to.
@@ -102,7 +105,7 @@ impl WrittenStage {
 }
 
 impl WrittenPlan {
-    /// The written form, without causes: see [`super::cause::explain`].
+    /// The written form, without causes (see [`super::cause::explain`]) and acceptances.
     pub fn of(plan: &Plan) -> Self {
         let stages = plan.graph().order().iter().map(|&at| {
             let (stage, verdict) = (&plan.stages()[at], &plan.verdicts[at]);
@@ -114,6 +117,7 @@ impl WrittenPlan {
                 kind_version: stage.kind_version,
                 verdict: verdict.clone(),
                 hollow: plan.hollow.contains(&at),
+                accepted: None,
                 reason: match verdict {
                     Verdict::Run { reason, .. } => Some(reason.to_string()),
                     Verdict::Blocked { error } => Some(error.message.clone()),

@@ -6,6 +6,8 @@
 use std::fmt;
 use std::sync::Arc;
 
+use crate::names;
+
 /// Names one text of a [`SourceMap`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FileId(u32);
@@ -183,20 +185,9 @@ impl Diagnostic {
     }
 }
 
-/// The candidate that `word` was probably meant to be: at most a third of its letters differ (at least one may).
+/// The candidate that `word` was probably meant to be.
 pub fn nearest<'a>(word: &str, candidates: &[&'a str]) -> Option<&'a str> {
-    let letters = word.chars().count();
-    // Words beyond any name's length are no typing mistake, and the distance is quadratic.
-    if letters > 128 {
-        return None;
-    }
-    let limit = (letters / 3).max(if letters > 3 { 2 } else { 1 });
-    candidates
-        .iter()
-        .map(|candidate| (strsim::osa_distance(word, candidate), *candidate))
-        .filter(|(distance, _)| *distance <= limit)
-        .min()
-        .map(|(_, candidate)| candidate)
+    names::nearest(word, candidates.iter().copied(), 1).pop()
 }
 
 /// "did you mean `x`? one of: …" for a word that is none of the candidates; none where there is nothing to choose from.
@@ -229,6 +220,7 @@ mod tests {
             ("corpsu", Some("corpus")),
             ("exprt", Some("expert")),
             ("rl", Some("lr")),
+            ("r", None),
             ("zebra", None),
             ("", None),
         ] {

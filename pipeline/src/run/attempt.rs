@@ -191,6 +191,11 @@ pub(super) fn told(error: &Error) -> StageError {
 /// What a person can do about it.
 fn advice(error: &Error) -> Option<&'static str> {
     match error {
+        Error::NonDeterministic { first, .. } if first.accepted.is_some() => Some(
+            "the change that was accepted was not harmless: the artifact on record, which was made from what was there before it, \
+             stays. `flow cache forget STAGE` takes the acceptance back (from a shared store with `--remote`), and the same \
+             command then makes the stage as the recipe is now",
+        ),
         Error::NonDeterministic { .. } => Some(
             "the artifact on record stays; on one kind of processor a stage must give the same bytes each time, so this is \
              a defect of the stage or of the machine. Where the artifact on record is nowhere any more, `flow cache forget \
@@ -297,7 +302,7 @@ async fn try_attempt(
             return Err(Error::NonDeterministic {
                 stage: Box::new(stage.id.clone()),
                 key: attempt.key,
-                first: first.artifact,
+                first,
                 second: published.digest,
             });
         }

@@ -1,6 +1,6 @@
 //! The runs of a store: what each was to do, and what came of it.
 
-use std::path::Path;
+use std::{collections::BTreeSet, path::Path};
 
 use flow_cache::plain;
 use serde::Serialize;
@@ -14,6 +14,7 @@ use crate::{
         state::{Phase, RunState},
     },
     job::read_json,
+    names::StageId,
     plan::{Artifacts, Reason, Verdict, WrittenPlan, written},
 };
 
@@ -112,6 +113,13 @@ impl RunFolder {
     /// The resolved recipe that it ran.
     pub fn recipe(&self) -> Result<Value> {
         self.frozen("recipe.json")
+    }
+
+    /// The stages of that recipe, also those that the run was not asked for.
+    pub fn recipe_stages(&self) -> Result<BTreeSet<StageId>> {
+        let recipe = self.recipe()?;
+        let names = recipe.get("stages").and_then(Value::as_object).into_iter().flatten();
+        Ok(names.filter_map(|(name, _)| name.parse().ok()).collect())
     }
 
     /// What the run froze when it began.

@@ -1,11 +1,14 @@
 //! What a plan says of changes: to which one each goes back, and what is different from a run.
 
+use std::collections::BTreeSet;
+
 use super::world::World;
 use crate::{
+    names::StageId,
     plan::{
         Artifacts, CacheProbe, WrittenPlan,
         cause::explain,
-        compare::{Difference, compare},
+        compare::{Comparison, Difference, Side, StageDifference, compare},
     },
     run::history::{artifacts, settled},
 };
@@ -96,34 +99,18 @@ async fn a_changed_input_goes_back_through_stages_that_are_cached() {
 async fn plans_are_compared_stage_by_stage() {
     let world = World::new();
     let ran = world.run(RECIPE).await;
-    let before = (written(&world, RECIPE).await, artifacts(&ran.state));
-    let same = compare((&before.0, &before.1), (&before.0, &before.0.artifacts()));
+    let (before, had) = (written(&world, RECIPE).await, artifacts(&ran.state));
+    let (stages, has) = (all(RECIPE), before.artifacts());
+    let before = Side { plan: &before, artifacts: &had, recipe: &stages };
+    let same = compare(before, Side { artifacts: &has, ..before });
     assert_eq!((same.unchanged, same.stages), (4, Vec::new()));
 
     let edited = RECIPE.replace("text: one", "text: uno").replace("  b:", "  c:").replace("[a, b]", "[a, c]");
     let now = written(&world, &edited).await;
-    let found = compare((&before.0, &before.1), (&now, &now.artifacts()));
-    let how: Vec<String> = found
-        .stages
-        .iter()
-        .map(|stage| match &stage.how {
-            Difference::Added => format!("{} added", stage.stage),
-            Difference::Removed => format!("{} removed", stage.stage),
-            Difference::Changed { changes } => {
-                format!("{} {}", stage.stage, changes.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "))
-            }
-            Difference::Waits { stages } => {
-                format!(
-                    "{} waits {}",
-                    stage.stage,
-                    stages.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
-                )
-            }
-        })
-        .collect();
+    let found = compare(before, Side { plan: &now, artifacts: &now.artifacts(), recipe: &all(&edited) });
     // `c` writes what `b` wrote: its key is the same, and so its result is there.
     assert_eq!(
-        how,
+        differences(&found),
         [
             "a text: one → uno",
             "c added",
@@ -133,4 +120,47 @@ async fn plans_are_compared_stage_by_stage() {
         ]
     );
     assert_eq!(found.unchanged, 0);
+}
+
+#[tokio::test]
+async fn a_stage_that_nobody_asked_for_was_not_removed() {
+    let world = World::new();
+    let ran = world.run(RECIPE).await;
+    let (whole, artifacts, stages) = (written(&world, RECIPE).await, artifacts(&ran.state), all(RECIPE));
+    let mut part = whole.clone();
+    part.stages.retain(|stage| ["a", "b"].contains(&stage.stage.to_string().as_str()));
+    let whole = Side { plan: &whole, artifacts: &artifacts, recipe: &stages };
+    let found = compare(whole, Side { plan: &part, ..whole });
+    assert_eq!(differences(&found), ["ab not asked of the second", "end not asked of the second"]);
+    assert_eq!(found.unchanged, 2);
+    let found = compare(Side { plan: &part, ..whole }, whole);
+    assert_eq!(differences(&found), ["ab not asked of the first", "end not asked of the first"]);
+
+    // What the other recipe does not have at all is removed or new, whatever was asked.
+    let less = RECIPE.lines().filter(|line| !line.contains("end:")).collect::<Vec<_>>().join("\n");
+    let less = Side { plan: &part, artifacts: &artifacts, recipe: &all(&less) };
+    assert_eq!(differences(&compare(whole, less)), ["ab not asked of the second", "end removed"]);
+    assert_eq!(differences(&compare(less, whole)), ["ab not asked of the first", "end added"]);
+}
+
+/// All stages of a recipe.
+fn all(recipe: &str) -> BTreeSet<StageId> {
+    World::recipe(recipe).stages.iter().map(|stage| stage.id.clone()).collect()
+}
+
+fn differences(found: &Comparison) -> Vec<String> {
+    let joined = |parts: Vec<String>, with: &str| parts.join(with);
+    let how = |stage: &StageDifference| {
+        let how = match &stage.how {
+            Difference::Added => "added".to_owned(),
+            Difference::Removed => "removed".to_owned(),
+            Difference::NotAsked { plan } => format!("not asked of the {plan:?}").to_lowercase(),
+            Difference::Changed { changes } => joined(changes.iter().map(ToString::to_string).collect(), ", "),
+            Difference::Waits { stages } => {
+                format!("waits {}", joined(stages.iter().map(ToString::to_string).collect(), " "))
+            }
+        };
+        format!("{} {how}", stage.stage)
+    };
+    found.stages.iter().map(how).collect()
 }

@@ -24,7 +24,7 @@ pub async fn gc(args: &GcArgs, json: bool) -> Ended {
     let (mut keys, runs) = of_runs(args)?;
     let mut recipes = Vec::new();
     for recipe in args.recipes() {
-        let plan = planning::planned(&recipe, &[], &cache, &args.device).await?;
+        let plan = planning::planned(&planning::load(&recipe)?, &[], &cache, &args.device).await?;
         keys.extend(reached(&plan, &cache).await?);
         recipes.push(plan.recipe);
     }

@@ -69,7 +69,7 @@ async fn open(args: &TransferArgs, pushes: bool) -> Result<Cache, Failure> {
 /// The keys of a recipe's stages that are on record here or there; nothing where no recipe was given.
 async fn of_recipe(args: &TransferArgs, cache: &Cache) -> Result<Option<Vec<StageKey>>, Failure> {
     let Some(recipe) = args.recipe.given() else { return Ok(None) };
-    let plan = planning::planned(&recipe, &args.stages, cache, &args.device).await?;
+    let plan = planning::planned(&planning::load(&recipe)?, &args.stages, cache, &args.device).await?;
     let here = |stage: &&WrittenStage| matches!(stage.verdict, Verdict::Cached { .. }) && !stage.hollow;
     let keys: Vec<StageKey> = plan.stages.iter().filter(here).filter_map(WrittenStage::key).collect();
     let left = plan.stages.len() - keys.len();
