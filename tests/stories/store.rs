@@ -117,13 +117,34 @@ fn damage_is_found_named_and_mended() {
     assert!(bare.stderr.contains("`soup` is not in the cache with these params"), "{bare:#?}");
     let sent = environment.flow(&["cache", "push", "recipe.yaml", "--remote", "shared", "--json"]).succeeded();
     // The ensemble has the expert's blob too.
-    assert_eq!(sent.lines().pop().unwrap()["records"], 28);
-    assert_eq!(sent.stderr, "3 of the 31 stages are in neither store\n");
+    let last = sent.lines().pop().unwrap();
+    assert_eq!((&last["records"], &last["absent"], sent.stderr.as_str()), (&Value::from(31), &Value::from(3), ""));
     let started = environment.run(&["expert[sea]", "soup"]).succeeded().stages("stage-started");
     assert_eq!(started, names(["expert[sea]", "soup"]));
 
     let json = environment.flow(&["cache", "verify", "--json"]).succeeded().json();
     assert_eq!((&json["sound"], &json["corrupt_blobs"]), (&Value::Bool(true), &Value::Array(Vec::new())));
+}
+
+/// After a collection the records of the corpora are all that is left of them, and all that others need to use what was made.
+#[test]
+fn what_is_shared_after_a_collection_is_found_without_its_corpora() {
+    let environment = TestEnvironment::finished();
+    let _ = environment.flow(&["cache", "pin", "flexolmo"]).succeeded();
+    let _ = environment.flow(&["cache", "gc", "--keep-runs", "0", "--grace", "0s", "--yes"]).succeeded();
+    let sent = environment.flow(&["cache", "push", "recipe.yaml", "--remote", "shared", "--json"]).succeeded();
+    let last = sent.lines().pop().unwrap();
+    assert_eq!(last["records"], 31);
+    assert!(last["absent"].as_u64().unwrap() > 10, "{last}");
+
+    fs::remove_dir_all(environment.path(".flow")).unwrap();
+    let got = environment.flow(&["cache", "pull", "recipe.yaml", "flexolmo", "--remote", "shared"]).succeeded();
+    assert!(got.stderr.contains(": its record, as bytes of it are gone"), "{got:#?}");
+    assert!(!got.stderr.contains("neither store"), "{got:#?}");
+    let plan = environment.flow(&["plan", "recipe.yaml", "flexolmo"]).succeeded().stdout;
+    assert!(plan.ends_with("0 will run\n"), "{plan}");
+    let made = environment.flow(&["export", "recipe.yaml", "flexolmo", "--out", "model"]).succeeded();
+    assert!(environment.path("model/config.json").exists(), "{made:#?}");
 }
 
 /// Only the writing of the pages reads a report that is cached.

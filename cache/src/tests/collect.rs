@@ -143,15 +143,15 @@ async fn a_transfer_moves_what_is_missing_and_says_how_much() {
     let here = Cache::open_over(alone.cache.root(), Arc::clone(&remote), "memory".into()).await.unwrap();
     let record = here.local_records().await.unwrap().remove(0);
     assert!(here.remote_keys().await.unwrap().is_empty());
-    assert_eq!(here.push(&record).await.unwrap(), Moved { blobs: 2, bytes: 5, already: 0, conflict: false });
-    assert_eq!(here.push(&record).await.unwrap(), Moved { blobs: 0, bytes: 0, already: 2, conflict: false });
+    assert_eq!(here.push(&record).await.unwrap(), Moved { blobs: 2, bytes: 5, already: 0, ..Moved::default() });
+    assert_eq!(here.push(&record).await.unwrap(), Moved { blobs: 0, bytes: 0, already: 2, ..Moved::default() });
     assert_eq!(here.remote_keys().await.unwrap(), [key].into());
 
     let there = open("there").await;
     assert!(!there.is_local(&artifact).await.unwrap());
     let record = there.record(&key).await.unwrap().unwrap();
-    assert_eq!(there.pull(&record).await.unwrap(), Moved { blobs: 2, bytes: 5, already: 0, conflict: false });
-    assert_eq!(there.pull(&record).await.unwrap(), Moved { blobs: 0, bytes: 0, already: 2, conflict: false });
+    assert_eq!(there.pull(&record).await.unwrap(), Moved { blobs: 2, bytes: 5, already: 0, ..Moved::default() });
+    assert_eq!(there.pull(&record).await.unwrap(), Moved { blobs: 0, bytes: 0, already: 2, ..Moved::default() });
     assert!(there.is_local(&artifact).await.unwrap());
 }
 

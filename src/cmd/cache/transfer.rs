@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use flow_cache::{Cache, Location, Moved, Record, StageKey};
 use flow_pipeline::{
     chain,
-    plan::{Verdict, WrittenStage},
+    plan::{Reason, Verdict, WrittenStage},
 };
 use serde_json::json;
 
@@ -25,11 +25,6 @@ pub async fn push(args: &TransferArgs, json: bool) -> Ended {
     };
     let mut sum = Sum::new("Pushed", json);
     for record in &records {
-        // Bytes that were collected here cannot be sent; where they are there, nothing need be.
-        if args.recipe.recipe.is_none() && !cache.is_local(&record.artifact).await? {
-            sum.absent += 1;
-            continue;
-        }
         sum.add(record, cache.push(record).await);
     }
     Ok(sum.end(&cache))
@@ -70,12 +65,21 @@ async fn open(args: &TransferArgs, pushes: bool) -> Result<Cache, Failure> {
 async fn of_recipe(args: &TransferArgs, cache: &Cache) -> Result<Option<Vec<StageKey>>, Failure> {
     let Some(recipe) = args.recipe.given() else { return Ok(None) };
     let plan = planning::planned(&planning::load(&recipe)?, &args.stages, cache, &args.device).await?;
-    let here = |stage: &&WrittenStage| matches!(stage.verdict, Verdict::Cached { .. }) && !stage.hollow;
-    let keys: Vec<StageKey> = plan.stages.iter().filter(here).filter_map(WrittenStage::key).collect();
-    let left = plan.stages.len() - keys.len();
+    // Without its bytes a record still gives the keys of what was made of it.
+    let is_recorded = |stage: &&WrittenStage| {
+        matches!(stage.verdict, Verdict::Cached { .. } | Verdict::Run { reason: Reason::Evicted, .. })
+    };
+    let keys: Vec<StageKey> = plan.stages.iter().filter(is_recorded).filter_map(WrittenStage::key).collect();
+    let waits = plan.stages.iter().filter(|stage| stage.key().is_none()).count();
+    let left = plan.stages.len() - keys.len() - waits;
     if left > 0 {
         let are = if left == 1 { "is" } else { "are" };
-        view::terminal::remark(&format!("{left} of the {} stages {are} in neither store", plan.stages.len()));
+        let waits = match waits {
+            0 => String::new(),
+            1 => "; 1 is made of them, so that it cannot be looked for".to_owned(),
+            waits => format!("; {waits} are made of them, so that they cannot be looked for"),
+        };
+        view::terminal::remark(&format!("{left} of the {} stages {are} in neither store{waits}", plan.stages.len()));
     }
     Ok(Some(keys))
 }
@@ -99,13 +103,14 @@ impl Sum {
         match outcome {
             Ok(moved) => {
                 self.records += 1;
+                self.absent += u64::from(moved.bare);
                 self.moved.blobs += moved.blobs;
                 self.moved.bytes += moved.bytes;
                 self.moved.already += moved.already;
                 if self.json {
                     view::json::line(&json!({
                         "stage": record.stage, "key": record.key, "artifact": record.artifact, "blobs": moved.blobs,
-                        "bytes": moved.bytes, "already": moved.already, "conflict": moved.conflict,
+                        "bytes": moved.bytes, "already": moved.already, "conflict": moved.conflict, "bare": moved.bare,
                     }));
                     return;
                 }
@@ -115,7 +120,9 @@ impl Sum {
                         record.stage
                     ));
                 }
-                let text = if moved.blobs == 0 {
+                let text = if moved.bare {
+                    "its record, as bytes of it are gone".to_owned()
+                } else if moved.blobs == 0 {
                     "was there".to_owned()
                 } else {
                     format!("{} in {} blobs", bytes(moved.bytes), moved.blobs)
@@ -142,7 +149,7 @@ impl Sum {
                 "failed": failed, "absent": absent,
             }));
         } else {
-            let absent = if absent > 0 { format!("; {absent} records have no bytes here") } else { String::new() };
+            let absent = if absent > 0 { format!("; of {absent} only the record") } else { String::new() };
             let failed = if failed > 0 {
                 format!("; {failed} failed, the same command goes on with them")
             } else {
