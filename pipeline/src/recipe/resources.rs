@@ -85,7 +85,7 @@ impl Resources {
             let message = format!("`nodes` is {}, and a stage without GPUs runs on one machine", self.nodes);
             return Err(Diagnostic::new("recipe::value", message)
                 .at(span, "")
-                .help("leave it out; with `gpus` it says how many a plan of a larger machine counts with"));
+                .help("leave it out; it is for plans of larger machines, beside `gpus`"));
         }
         Ok(())
     }

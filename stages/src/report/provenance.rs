@@ -59,7 +59,6 @@ pub(super) fn render(content: &Content, lineage: &Lineage) -> String {
         "@type": "SoftwareApplication",
         "name": "flow",
         "softwareVersion": lineage.flow_version,
-        "version": lineage.flow_version,
     }));
     let recipe_properties = properties(
         &mut graph,
