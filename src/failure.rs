@@ -11,6 +11,13 @@ pub enum Failure {
     Pipeline(flow_pipeline::Error),
     /// The report could not be written.
     Report(std::io::Error),
+    /// It was tried, and failed.
+    Failed {
+        /// What.
+        message: String,
+        /// What to do.
+        help: Option<String>,
+    },
     /// The command line asks for what cannot be.
     Usage {
         /// What.

@@ -38,6 +38,7 @@ pub fn print(failure: &Failure, json: bool) -> ExitCode {
         }
         Failure::Pipeline(error) => (code(error), complaints(error)),
         Failure::Report(error) => (1, vec![Complaint { message: chain(error), help: disk_help(error) }]),
+        Failure::Failed { message, help } => (1, vec![Complaint { message: message.clone(), help: help.clone() }]),
         Failure::Usage { message, help } => (2, vec![Complaint { message: message.clone(), help: help.clone() }]),
     };
     if json {
@@ -233,21 +234,22 @@ fn sentence(error: &Error) -> String {
 
 /// What does not fit, instances of one stage on one line.
 fn needs(shortfalls: &[Shortfall]) -> Vec<String> {
-    let mut groups: Vec<(String, Need, usize)> = Vec::new();
-    for Shortfall { stage, need } in shortfalls {
+    let mut groups: Vec<(String, Need, u32, usize)> = Vec::new();
+    for Shortfall { stage, need, nodes } in shortfalls {
         let base = stage.base().to_string();
-        match groups.iter_mut().find(|(name, known, _)| *name == base && known == need) {
-            Some((_, _, count)) => *count += 1,
-            None => groups.push((base, *need, 1)),
+        match groups.iter_mut().find(|(name, known, _, _)| *name == base && known == need) {
+            Some((_, _, _, count)) => *count += 1,
+            None => groups.push((base, *need, *nodes, 1)),
         }
     }
-    let line = |(name, need, count): (String, Need, usize)| {
+    let line = |(name, need, nodes, count): (String, Need, u32, usize)| {
         let each = if count > 1 { format!(" (each of {count})") } else { String::new() };
         if need.gpus == 0 {
             return format!("{name}{each}: {} of memory", numbers::bytes(need.memory));
         }
         let memory = numbers::bytes(need.memory / u64::from(need.gpus));
-        format!("{name}{each}: {} with {memory} of memory each", accelerators(need.gpus))
+        let nodes = if nodes > 1 { format!(", on {nodes} machines") } else { String::new() };
+        format!("{name}{each}: {} with {memory} of memory each{nodes}", accelerators(need.gpus))
     };
     groups.into_iter().map(line).collect()
 }

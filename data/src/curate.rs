@@ -33,7 +33,7 @@ use crate::{
     document::Document,
     filter,
     source::{self, Item, ResolvedSource},
-    tally::{GroupTally, SplitTally, Statistics},
+    tally::{GroupTally, OVER_HELDOUT, OVER_MAX_BYTES, SplitTally, Statistics},
 };
 
 /// Which part of the work is going on.
@@ -83,7 +83,7 @@ pub fn curate(
     let (mut kept, spilled) = read_all(sources, params, out, &mut tally, progress)?;
     drop_near_duplicates(&mut kept, &spilled, params, &mut tally, progress)?;
     let splits = choose_splits(&kept, params);
-    refuse_empty(&splits, params, &tally)?;
+    refuse_empty(&kept, &splits, params, &tally)?;
     write_splits(&kept, &splits, &spilled, params, out, &mut tally, progress)?;
     tally.check()?;
     corpus::write_statistics(out, &tally)?;
@@ -314,21 +314,21 @@ fn choose_splits(kept: &[Candidate], params: &CurateParams) -> Vec<Fate> {
             documents += 1;
             bytes += own;
         }
-        fates[index] = if fits { Fate::Goes(Split::Heldout) } else { Fate::Stays("over_heldout") };
+        fates[index] = if fits { Fate::Goes(Split::Heldout) } else { Fate::Stays(OVER_HELDOUT) };
     }
     if let Some(most) = params.max_bytes {
         let mut bytes = 0;
         for &index in &order[count..] {
             bytes += kept[index].place.text_bytes();
             if bytes > most {
-                fates[index] = Fate::Stays("over_max_bytes");
+                fates[index] = Fate::Stays(OVER_MAX_BYTES);
             }
         }
     }
     fates
 }
 
-fn refuse_empty(fates: &[Fate], params: &CurateParams, tally: &Statistics) -> Result<()> {
+fn refuse_empty(kept: &[Candidate], fates: &[Fate], params: &CurateParams, tally: &Statistics) -> Result<()> {
     let none = |split| !fates.contains(&Fate::Goes(split));
     let (what, advice) = if fates.is_empty() {
         ("no document is left", "look at what was dropped, and loosen those filters or name more sources")
@@ -340,9 +340,13 @@ fn refuse_empty(fates: &[Fate], params: &CurateParams, tally: &Statistics) -> Re
         return Ok(());
     };
     let mut tally = tally.clone();
-    for fate in fates {
-        if let Fate::Stays(reason) = fate {
-            tally.drop(reason, 0, "");
+    for (candidate, fate) in kept.iter().zip(fates) {
+        match fate {
+            Fate::Stays(reason) => tally.drop(reason, candidate.bytes, ""),
+            Fate::Goes(split) => {
+                tally.keep(candidate.source, candidate.bytes);
+                tally.splits.entry(split.name().to_owned()).or_default().documents += 1;
+            }
         }
     }
     let table = tally.table();

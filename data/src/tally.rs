@@ -9,6 +9,10 @@ use crate::{
     source::{Broken, Fault},
 };
 
+/// Reasons that say nothing against a document: the split was full.
+const LIMITS: [&str; 2] = [OVER_HELDOUT, OVER_MAX_BYTES];
+pub(crate) const OVER_HELDOUT: &str = "over_heldout";
+pub(crate) const OVER_MAX_BYTES: &str = "over_max_bytes";
 /// How many places are kept of each sort, as examples.
 const EXAMPLES: usize = 5;
 
@@ -179,6 +183,16 @@ impl Statistics {
         Ok(())
     }
 
+    /// The reason that dropped the most documents, with their number, where less than a tenth was good enough. What only a
+    /// limit of the recipe had no room for was.
+    pub fn nearly_all(&self) -> Option<(&str, u64)> {
+        let found_wrong = || self.dropped.iter().filter(|(reason, _)| !LIMITS.contains(&reason.as_str()));
+        let dropped: u64 = found_wrong().map(|(_, dropped)| dropped.documents).sum();
+        let (reason, most) = found_wrong().max_by_key(|(_, dropped)| dropped.documents)?;
+        let good = self.read.documents.saturating_sub(dropped);
+        (good * 10 < self.read.documents).then_some((reason, most.documents))
+    }
+
     /// Reasons with their counts, the largest first, for a message.
     pub(crate) fn table(&self) -> String {
         let mut rows: Vec<(&str, u64, u64)> =
@@ -193,6 +207,9 @@ impl Statistics {
             row(reason, documents, bytes);
         }
         row("kept", self.kept.documents, self.kept.bytes);
+        for (split, SplitTally { documents, .. }) in &self.splits {
+            let _ = write!(table, "\n    {:<30} {documents:>12}", format!("for {split}"));
+        }
         if self.broken.records + self.broken.streams > 0 {
             let _ = write!(table, "\n  broken: {} records, {} streams", self.broken.records, self.broken.streams);
         }
@@ -217,5 +234,19 @@ mod tests {
         tally.splits.insert("heldout".into(), SplitTally { documents: 1, ..SplitTally::default() });
         assert!(tally.check().is_err());
         assert!(tally.table().contains("too_short"));
+    }
+
+    #[test]
+    fn a_reason_that_drops_nearly_all_stands_out() {
+        let of = |good: u64, wrong: u64, over: u64| {
+            let mut tally = Statistics::new("x", [1].into_iter());
+            (0..good + wrong + over).for_each(|_| tally.read(0, 10));
+            (0..good).for_each(|_| tally.keep(0, 10));
+            (0..wrong).for_each(|i| tally.drop(if i % 4 == 0 { "too_short" } else { "generated" }, 10, ""));
+            (0..over).for_each(|_| tally.drop(OVER_MAX_BYTES, 10, ""));
+            tally.nearly_all().map(|(reason, documents)| (reason.to_owned(), documents))
+        };
+        assert_eq!(of(7, 200, 0), Some(("generated".to_owned(), 150)));
+        assert_eq!((of(1, 9, 0), of(1, 0, 999), of(1, 9, 1), of(0, 0, 0)), (None, None, None, None));
     }
 }

@@ -116,6 +116,9 @@ pub enum Error {
         /// Flat, row-major index of the first one.
         index: usize,
     },
+    /// A model whose weights are numbers gives logits that are none: they are too large to compute with.
+    #[error("compute with the model: its logits are infinite or no numbers, though its weights are finite")]
+    Overflow,
     /// What was written to a file is not what was announced when it was begun: a mistake in this program.
     #[error("write {}: {reason}", path.display())]
     WriterMisused {
@@ -216,7 +219,7 @@ pub enum Error {
     /// The loss or the gradient became infinite or not a number, or stood out among those before.
     #[error("train on: at step {step} the {quantity} is {value}{}; the step's documents are {documents:?}", beyond(*limit))]
     Diverged {
-        /// The step, counted from 0.
+        /// The step, counted from 1 as metrics are; the state that is kept is that of the step before.
         step: u64,
         /// `loss` or `gradient norm`.
         quantity: &'static str,

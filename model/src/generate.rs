@@ -55,7 +55,7 @@ pub struct Generated {
 ///
 /// # Errors
 /// [`Error::Param`] for sampling out of range; [`Error::Input`] for tokens that the model does not have and for a prompt longer
-/// than it can see; [`Error::Expert`] for experts that cannot be left out.
+/// than it can see; [`Error::Expert`] for experts that cannot be left out; [`Error::Overflow`] for logits that are no numbers.
 pub fn generate(
     model: &Model,
     prompt: &[u32],
@@ -75,6 +75,9 @@ pub fn generate(
     for step in 0..most.min(room) {
         let mut routing = Routing { present: present.clone(), ..Routing::default() };
         let logits = model.decode(&new, &mut cache, &mut routing)?;
+        if !logits.iter().all(|logit| logit.is_finite()) {
+            return Err(Error::Overflow);
+        }
         let token = choose(&logits, sampling, step as u64);
         let log_prob = log_softmax(&logits, token);
         text.push(token);

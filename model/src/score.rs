@@ -42,10 +42,12 @@ pub struct ScoreRequest {
 
 impl ScoreRequest {
     /// Every token of a text but the first, given those before it.
-    pub fn text(tokens: Vec<u32>) -> Self {
+    pub fn text(mut tokens: Vec<u32>) -> Self {
         let pairs = tokens.windows(2).enumerate();
         let targets: Vec<Target> = pairs.map(|(after, pair)| Target { after, token: pair[1] }).collect();
         let parts = vec![targets.len()];
+        // The last token is only a target: a text of one token more than the model has positions can be scored.
+        tokens.pop();
         Self { tokens, segments: Vec::new(), positions: Vec::new(), targets, parts }
     }
 
@@ -139,7 +141,7 @@ pub trait Scorer {
     /// log p of each target of each request, in their orders, in nats.
     ///
     /// # Errors
-    /// [`Error::Input`] for tokens or positions that the model does not have.
+    /// [`Error::Input`] for tokens or positions that the model does not have; [`Error::Overflow`].
     fn log_probs(&self, requests: &[ScoreRequest]) -> Result<Vec<Vec<f32>>>;
 }
 
@@ -186,6 +188,9 @@ impl<'a> ModelScorer<'a> {
         let hidden = self.model.hidden(&Arc::from(tokens), &sequences, &mut routing)?;
         let asked = embedding(hidden, &Arc::from(rows));
         let all = log_probabilities(asked, self.model.head(), &targets);
+        if !all.iter().all(|log_prob| log_prob.is_finite()) {
+            return Err(Error::Overflow);
+        }
         let mut rest = &all[..];
         let parts = requests.iter().map(|request| {
             let (part, after) = rest.split_at(request.targets.len());

@@ -63,7 +63,7 @@ pub struct Validation {
 /// What one update showed.
 #[derive(Clone, Debug, PartialEq)]
 pub struct StepMetrics {
-    /// Number of the update, from 0.
+    /// Number of the update, from 1: after it the state has this step.
     pub step: u64,
     /// Targets seen up to and with this update, were all batches as large as this one.
     pub tokens: u64,
@@ -162,7 +162,7 @@ pub fn train(
         let wrong = spec.wrong(measured, &recent);
         if let Some((spike, Action::Stop)) = wrong {
             hooks.checkpoint(TrainState::of(model, &moments, recent, step))?;
-            return Err(spike.error(step, &parts));
+            return Err(spike.error(step + 1, &parts));
         }
         if let Some(rule) = spec.on_spike.filter(|_| measured.iter().all(|value| value.is_finite())) {
             rule.remember(&mut recent, measured);
@@ -187,8 +187,7 @@ pub fn train(
         let validation = validation.map(|v| v.loss(model)).transpose()?;
         let (tokens, seconds) = (step * count as u64, began.elapsed().as_secs_f64());
         let documents = if skipped { documents_of(&parts) } else { Vec::new() };
-        let metrics =
-            StepMetrics { step: step - 1, tokens, losses, lr, grad_norm, skipped, documents, validation, seconds };
+        let metrics = StepMetrics { step, tokens, losses, lr, grad_norm, skipped, documents, validation, seconds };
         hooks.on_step(&metrics)?;
         if step < spec.steps && spec.checkpoint_every.is_some_and(|n| n > 0 && step.is_multiple_of(n)) {
             hooks.checkpoint(TrainState::of(model, &moments, recent.iter().copied(), step))?;

@@ -6,6 +6,7 @@ use flow_model::config::{Mixture, ModelConfig};
 use flow_model::embed::embed;
 use flow_model::error::{Error, Result};
 use flow_model::freeze::Trainable;
+use flow_model::generate::{Sampling, generate};
 use flow_model::init::initial_weights;
 use flow_model::loss::LossWeights;
 use flow_model::lr::Schedule;
@@ -17,6 +18,7 @@ use flow_model::spike::{Action, SpikeRule};
 use flow_model::state::TrainState;
 use flow_model::train::{Hooks, StepMetrics, TrainSpec, Validation, train};
 use flow_model::weights::{Weight, Weights};
+use std::ops::ControlFlow;
 
 const VOCAB: usize = 50;
 
@@ -302,7 +304,7 @@ fn a_loss_that_is_no_number_stops_the_run_or_is_skipped() {
     let mut broken = model(&dense(), &bad);
     let stopped = train(&spec(Trainable::All), &mut broken, TrainState::start(), &Texts, &mut Kept::default());
     match stopped {
-        Err(Error::Diverged { step: 0, quantity: "loss", documents, .. }) => assert_eq!(documents, [0, 1]),
+        Err(Error::Diverged { step: 1, quantity: "loss", documents, .. }) => assert_eq!(documents, [0, 1]),
         other => panic!("{other:?}"),
     }
     let mut broken = model(&dense(), &bad);
@@ -353,7 +355,7 @@ fn a_spike_stops_the_run_or_is_left_out() {
     end.unwrap();
     let (stopped, _, hooks) = run(&spiky, 33, TrainState::start());
     match stopped {
-        Err(Error::Diverged { step: 33, limit: Some(limit), value, documents, .. }) => {
+        Err(Error::Diverged { step: 34, limit: Some(limit), value, documents, .. }) => {
             assert_eq!(documents, [33]);
             assert!(value > limit);
         }
@@ -363,12 +365,12 @@ fn a_spike_stops_the_run_or_is_left_out() {
     let mut states = hooks.states;
     assert_eq!(states.iter().map(|s| s.step).collect::<Vec<_>>(), [10, 20, 30, 33]);
     let (again, ..) = run(&spiky, 33, states.pop().unwrap());
-    assert!(matches!(again, Err(Error::Diverged { step: 33, .. })));
+    assert!(matches!(again, Err(Error::Diverged { step: 34, .. })));
 
     let skip = TrainSpec { on_spike: Some(SpikeRule { action: Action::Skip, ..rule }), ..spiky };
     let (end, weights, hooks) = run(&skip, 33, TrainState::start());
     let end = end.unwrap();
-    assert_eq!(hooks.skipped, [(33, vec![33])]);
+    assert_eq!(hooks.skipped, [(34, vec![33])]);
     for state in hooks.states {
         let (resumed, resumed_weights, _) = run(&skip, 33, state);
         assert_eq!(resumed.unwrap(), end);
@@ -407,7 +409,7 @@ fn validation_is_the_held_out_loss_and_changes_no_bit() {
     let watched = TrainSpec { validation: Some(validation), ..spec(Trainable::All) };
     let (end, weights) = run(&config, &watched, TrainState::start(), &mut with);
     assert_eq!(end.unwrap(), plain.0.unwrap());
-    assert_eq!(with.validation.iter().map(|(step, _)| *step).collect::<Vec<_>>(), [1, 3, 4]);
+    assert_eq!(with.validation.iter().map(|(step, _)| *step).collect::<Vec<_>>(), [2, 4, 5]);
     assert_eq!(without.validation, []);
     let trained = model(&config, &weights);
     let requests: Vec<ScoreRequest> = held_out
@@ -467,6 +469,30 @@ fn scores_are_the_logits_log_softmax() {
         let lse = row.iter().map(|x| x.exp()).sum::<f64>().ln();
         assert!((f64::from(*score) - (row[text[i + 1] as usize] - lse)).abs() < 1e-4);
     }
+}
+
+#[test]
+fn a_text_may_have_one_token_more_than_the_model_has_positions() {
+    let config = ModelConfig { max_positions: 16, ..dense() };
+    let (short, long) = (model(&config, &weights(&config, 8)), model(&dense(), &weights(&dense(), 8)));
+    let text = ScoreRequest::text(tokens(17, 4));
+    let scores = ModelScorer::new(&short).log_probs(std::slice::from_ref(&text)).unwrap();
+    assert_eq!(scores[0].len(), 16);
+    assert_eq!(scores, ModelScorer::new(&long).log_probs(&[text]).unwrap());
+    let beyond = ModelScorer::new(&short).log_probs(&[ScoreRequest::text(tokens(18, 4))]);
+    assert!(matches!(beyond, Err(Error::Input { .. })), "{beyond:?}");
+}
+
+/// Finite weights do not make finite logits.
+#[test]
+fn logits_that_are_no_numbers_are_an_error() {
+    let mut huge = weights(&dense(), 8);
+    huge.get_mut("lm_head.weight").unwrap().data.fill(3e38);
+    let model = model(&dense(), &huge);
+    let scores = ModelScorer::new(&model).log_probs(&[ScoreRequest::text(tokens(9, 4))]);
+    assert!(matches!(scores, Err(Error::Overflow)), "{scores:?}");
+    let text = generate(&model, &tokens(9, 4), 5, &[], Sampling::GREEDY, &mut |_| ControlFlow::Continue(()));
+    assert!(matches!(text, Err(Error::Overflow)), "{text:?}");
 }
 
 #[test]

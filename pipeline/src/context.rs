@@ -33,6 +33,8 @@ pub struct Context {
     events: Mutex<Option<fs::File>>,
     last_progress: Mutex<Option<Instant>>,
     logged: Mutex<[Option<Instant>; 2]>,
+    /// Metrics that the log has not heard of.
+    unlogged: Mutex<Option<Value>>,
     cancelled: Arc<AtomicBool>,
 }
 
@@ -42,7 +44,7 @@ impl Context {
         // Events are for eyes: a stage works on without them where the file cannot be had.
         let events = plain::append(&job.events).ok();
         let (events, last_progress) = (Mutex::new(events), Mutex::new(None));
-        Self { job, events, last_progress, logged: Mutex::new([None; 2]), cancelled }
+        Self { job, events, last_progress, logged: Mutex::new([None; 2]), unlogged: Mutex::new(None), cancelled }
     }
 
     /// The one artifact of a role.
@@ -121,10 +123,21 @@ impl Context {
 
     /// Reports figures, such as the loss of a step.
     pub fn metrics(&self, metrics: Value) {
-        if self.is_to_be_logged(1, false) {
-            tracing::info!("{metrics}");
+        let is_due = self.is_to_be_logged(1, false);
+        if is_due {
+            tracing::info!("{}", short(&metrics));
+        }
+        if let Ok(mut unlogged) = self.unlogged.lock() {
+            *unlogged = (!is_due).then(|| metrics.clone());
         }
         self.say(&Report::Metrics { metrics });
+    }
+
+    /// Logs the last metrics, if they came too soon after others: they say how it ended.
+    pub(crate) fn log_last(&self) {
+        if let Some(metrics) = self.unlogged.lock().ok().and_then(|mut unlogged| unlogged.take()) {
+            tracing::info!("{}", short(&metrics));
+        }
     }
 
     /// A remark that is worth a line on the terminal and in the report.
@@ -154,5 +167,35 @@ impl Context {
         {
             *events = None;
         }
+    }
+}
+
+/// Metrics as a person reads them: no more digits than an `f32` has.
+fn short(metrics: &Value) -> Value {
+    match metrics {
+        Value::Object(map) => map.iter().map(|(name, value)| (name.clone(), short(value))).collect(),
+        Value::Array(values) => values.iter().map(short).collect(),
+        Value::Number(number) if number.is_f64() => {
+            let digits = number.as_f64().map(|value| (value as f32).to_string());
+            let short = digits.and_then(|digits| digits.parse::<f64>().ok()).filter(|value| value.is_finite());
+            short.map_or_else(|| metrics.clone(), Value::from)
+        }
+        other => other.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn numbers_in_the_log_have_no_noise() {
+        let metrics = json!({ "lr": 0.000_600_000_000_000_000_1, "step": 20_000_003, "more": [1e300, null, "0.1"] });
+        assert_eq!(
+            short(&metrics).to_string(),
+            json!({ "lr": 0.0006, "step": 20_000_003, "more": [1e300, null, "0.1"] }).to_string()
+        );
     }
 }

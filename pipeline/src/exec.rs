@@ -155,7 +155,9 @@ fn run(path: &Path, job: Job, registry: &Registry, cancelled: Arc<AtomicBool>) -
     let decoded = job.decoded.clone();
     let context = Context::new(job, cancelled);
     // A panic is a defect of flow; it must still leave a result that says so and names the place.
-    catch_unwind(AssertUnwindSafe(|| kind.run(&context, &decoded))).unwrap_or_else(|panic| {
+    let ended = catch_unwind(AssertUnwindSafe(|| kind.run(&context, &decoded)));
+    context.log_last();
+    ended.unwrap_or_else(|panic| {
         let text = panic
             .downcast_ref::<String>()
             .map(String::as_str)

@@ -29,7 +29,7 @@ pub use inputs::either;
 pub use prepare::{Prepared, prepare};
 pub use probe::{CacheProbe, Probe};
 pub use reason::{Change, Reason};
-pub use written::{Artifacts, WrittenPlan, WrittenStage};
+pub use written::{Artifacts, Expected, WrittenPlan, WrittenStage};
 
 /// One input of a prepared stage.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

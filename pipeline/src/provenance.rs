@@ -4,13 +4,15 @@ use std::collections::BTreeMap;
 
 use flow_cache::{Cache, Record};
 use serde::Serialize;
+use serde_json::Value;
 
 use crate::{
     error::Result,
     event::state::{Phase, RunState},
-    key::KeyParts,
+    key::{self, KeyParts},
     names::StageId,
     plan::Plan,
+    stage::External,
 };
 
 /// One stage of a lineage.
@@ -22,10 +24,37 @@ pub struct LineageStage {
     pub record: Record,
     /// Role (with label) → stage that made the input.
     pub inputs: BTreeMap<String, StageId>,
+    /// What it read from outside of flow.
+    pub sources: Vec<LineageSource>,
     /// The parts of its key.
     pub parts: KeyParts,
     /// Whether this run took it from the cache.
     pub cached: bool,
+}
+
+/// A source outside of flow that a stage read.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct LineageSource {
+    /// Where it is, in the recipe's own words.
+    pub place: String,
+    /// What it is: part of the key.
+    pub identity: Value,
+}
+
+impl LineageSource {
+    fn of(source: &External) -> Self {
+        let External { identity, handle: _, place } = source;
+        Self { place: place.clone(), identity: identity.clone() }
+    }
+
+    /// The digests in the identity, each with its name there, such as `digest` or `model.tensors[0]`.
+    pub fn digests(&self) -> impl Iterator<Item = (String, String)> {
+        key::lines(&self.identity).into_iter().filter_map(|(name, text)| {
+            let digest = text.trim_matches('"');
+            let is_digest = digest.len() == 64 && digest.bytes().all(|byte| byte.is_ascii_hexdigit());
+            is_digest.then(|| (name, digest.to_owned()))
+        })
+    }
 }
 
 /// The lineage of all stages that have an artifact.
@@ -45,6 +74,7 @@ pub async fn lineage(plan: &Plan, cache: &Cache, state: &RunState) -> Result<Vec
             stage: stage.id.clone(),
             record,
             inputs,
+            sources: stage.sources.iter().flatten().map(LineageSource::of).collect(),
             parts,
             cached: known.phase == Phase::Cached,
         });

@@ -65,6 +65,9 @@ pub struct External {
     pub identity: Value,
     /// All that the stage needs to read it again: handed to the stage, never in the key.
     pub handle: Value,
+    /// Where it is, in the recipe's own words: for people, never in the key.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub place: String,
 }
 
 /// What a kind may use to look at its sources while a plan is made.

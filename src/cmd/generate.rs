@@ -5,7 +5,7 @@ use std::{fmt::Write as _, io::Read, ops::ControlFlow, process::ExitCode};
 use flow_pipeline::{Error, StageError};
 use flow_stages::{
     generation::{Piece, Request, Writer},
-    interop,
+    interop::{self, Trouble},
 };
 
 use super::import;
@@ -43,7 +43,10 @@ pub fn generate(args: &GenerateArgs, json: bool) -> Ended {
         }
         ControlFlow::Continue(())
     };
-    writer.write(&prompt, request, &mut each).map_err(refused)?;
+    writer.write(&prompt, request, &mut each).map_err(|trouble| match trouble {
+        Trouble::Refused(error) => refused(error),
+        other => import::failure(other, "generate"),
+    })?;
     if !json {
         view::print(&format!("\n{}", attribution(&pieces)));
     }

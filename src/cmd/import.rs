@@ -55,10 +55,11 @@ fn score(args: &ImportArgs, file: &Path) -> Ended {
     Ok(ExitCode::SUCCESS)
 }
 
-/// A refusal is the command line's fault: another folder, file or flag is needed.
+/// A refusal is the command line's fault: another folder, file or flag is needed. What failed all the same is not.
 pub fn failure(trouble: Trouble, doing: &str) -> Failure {
     match trouble {
         Trouble::Refused(error) => Failure::usage(format!("failed to {}", error.message), error.help),
+        Trouble::Failed(error) => Failure::Failed { message: format!("failed to {}", error.message), help: error.help },
         Trouble::Disk(source) => {
             let doing = match doing {
                 "export" => "write the model",

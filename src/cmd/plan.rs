@@ -1,14 +1,22 @@
 //! `flow plan`: what would run, why, and what it would cost; or what would differ from a run.
 
-use std::process::ExitCode;
+use std::{collections::BTreeMap, process::ExitCode};
 
+use flow_cache::{Cache, Record};
 use flow_pipeline::{
-    plan::compare::{Side, compare},
-    run::history,
+    plan::{
+        Expected, Verdict, WrittenPlan, WrittenStage,
+        compare::{Side, compare},
+    },
+    run::{RunFolder, history},
 };
 
 use super::planning;
-use crate::{cli::PlanArgs, failure::Ended, view};
+use crate::{
+    cli::PlanArgs,
+    failure::{Ended, Failure},
+    view,
+};
 
 /// Runs the command.
 pub fn plan(args: &PlanArgs, json: bool) -> Ended {
@@ -16,7 +24,9 @@ pub fn plan(args: &PlanArgs, json: bool) -> Ended {
     let recipe = planning::load(&args.recipe)?;
     let plan = planning::runtime()?.block_on(async {
         let cache = planning::open(&args.store).await?;
-        planning::planned(&recipe, &args.stages, &cache, &args.device).await
+        let mut plan = planning::planned(&recipe, &args.stages, &cache, &args.device).await?;
+        expect(&mut plan, &cache).await?;
+        Ok::<_, Failure>(plan)
     })?;
     let text = if let Some(run) = run {
         let stages = recipe.stages.iter().map(|stage| stage.id.clone()).collect();
@@ -38,4 +48,25 @@ pub fn plan(args: &PlanArgs, json: bool) -> Ended {
     };
     view::print(&text);
     Ok(ExitCode::SUCCESS)
+}
+
+/// Adds the time that stages may take to a plan: that of a stage's last record in this store, by the FLOPs of then and now.
+async fn expect(plan: &mut WrittenPlan, cache: &Cache) -> Result<(), Failure> {
+    let WrittenPlan { recipe, numerics, stages, .. } = plan;
+    // Stages of one run have one plan.
+    let mut plans: BTreeMap<String, Option<WrittenPlan>> = BTreeMap::new();
+    for stage in stages.iter_mut().filter(|stage| matches!(stage.verdict, Verdict::Run { .. })) {
+        let Some(flops) = stage.estimate.flops else { continue };
+        let Some(key) = cache.latest(recipe, &stage.stage.to_string())? else { continue };
+        let Some(Record { run, seconds, .. }) = cache.record(&key).await? else { continue };
+        // A run that was removed, or that another version of flow wrote, tells nothing.
+        let read = || RunFolder::open(&planning::runs(cache.root()), Some(&run)).and_then(|run| run.plan()).ok();
+        let then = plans.entry(run.clone()).or_insert_with(read).as_ref();
+        let then = then.filter(|then| then.numerics == *numerics).and_then(|then| then.stage(&stage.stage));
+        let is_alike = |then: &&WrittenStage| then.kind == stage.kind && then.devices == stage.devices;
+        if let Some(before) = then.filter(is_alike).and_then(|then| then.estimate.flops).filter(|flops| *flops > 0.0) {
+            stage.expected = Some(Expected { seconds: seconds * flops / before, run, then: seconds });
+        }
+    }
+    Ok(())
 }

@@ -6,16 +6,17 @@ use std::{
     process::ExitCode,
 };
 
-use flow_cache::{ArtifactDigest, Cache, Record};
+use flow_cache::{ArtifactDigest, BlobDigest, Cache, Record};
 use flow_pipeline::{
     Error,
     drawing::NodeState,
     event::state::{Phase, RunState},
+    key,
     plan::{Plan, Verdict},
-    provenance,
+    provenance::{self, LineageSource},
     recipe::{self, Recipe},
 };
-use flow_stages::report::{self, Lineage, Numerics, StageLine};
+use flow_stages::report::{self, Lineage, Numerics, SourceLine, StageLine};
 
 use super::{graph, planning};
 use crate::{
@@ -164,6 +165,7 @@ async fn lineage(
             ended: ended(&line.record),
             host: Some(line.record.host.clone()),
             inputs: roles.collect(),
+            sources: line.sources.iter().flat_map(sources).collect(),
             params: line.parts.params.clone(),
             cached: line.cached,
             accepted: line.record.accepted.clone(),
@@ -191,6 +193,20 @@ async fn lineage(
         mermaid: if small { drawing.mermaid() } else { drawing.collapsed().mermaid() },
         svg: drawing.svg(),
         stages,
+        recipe_digest: BlobDigest::of(recipe_text.as_bytes()).to_string(),
         recipe_text,
     })
+}
+
+/// A line for each digest of a source: of a model folder, for example, each file has one.
+fn sources(source: &LineageSource) -> Vec<SourceLine> {
+    let digests: Vec<(String, String)> = source.digests().collect();
+    let is_one = digests.len() == 1;
+    let identity = key::canonical(&source.identity);
+    let line = |(name, digest): (String, String)| {
+        let place =
+            if is_one { source.place.clone() } else { format!("{}: {}", source.place, name.replace("\\.", ".")) };
+        SourceLine { digest, place, identity: identity.clone() }
+    };
+    digests.into_iter().map(line).collect()
 }

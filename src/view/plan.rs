@@ -6,7 +6,7 @@ use console::Style;
 use flow_pipeline::{
     names::StageId,
     plan::{
-        Cause, Reason, Verdict, WrittenPlan, WrittenStage,
+        Cause, Expected, Reason, Verdict, WrittenPlan, WrittenStage,
         compare::{Comparison, Difference, Which},
     },
 };
@@ -189,6 +189,9 @@ pub fn cost(stage: &WrittenStage) -> String {
     {
         let wall = duration(hours * 3600.0 / stage.devices as f64);
         parts.push(format!("{} device-hours ({accelerator}; {wall} on {})", shown_hours(hours), stage.devices));
+    }
+    if let Some(Expected { seconds, run, then }) = &stage.expected {
+        parts.push(format!("about {} by the {} of run {run}", duration(*seconds), duration(*then)));
     }
     parts.join(", ")
 }

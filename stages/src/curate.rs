@@ -10,7 +10,7 @@ use flow_data::{
     dedup::Dedup,
     filter::Filter,
     normalise::Normalise,
-    source::{self, FilesSpec, Patience, ResolvedSource, SourceSpec},
+    source::{self, CargoSpec, FilesSpec, Patience, ResolvedSource, SourceSpec},
 };
 use flow_pipeline::{
     Misfit, StageError,
@@ -199,6 +199,16 @@ impl Places {
     }
 }
 
+/// Where a source is, as the recipe says it.
+fn place(spec: &SourceSpec) -> String {
+    match spec {
+        SourceSpec::Files(files) => files.path.clone(),
+        SourceSpec::Cargo(CargoSpec { manifest, packages, .. }) => {
+            format!("{} of {}", packages.join(", "), manifest.display())
+        }
+    }
+}
+
 /// Finds a source below the recipe's folder or, where nothing is there, below the current one: what is typed after `--set` is
 /// meant from where one stands.
 fn find(spec: &SourceSpec, patience: Patience, ctx: &ResolveContext<'_>) -> Result<ResolvedSource, StageError> {
@@ -238,7 +248,7 @@ impl Kind for Curate {
             let identity = serde_json::json!({
                 "options": source.options, "files": source.files.len(), "digest": source.digest(),
             });
-            Ok(External { identity, handle: as_json(serde_json::to_value(&source))? })
+            Ok(External { identity, handle: as_json(serde_json::to_value(&source))?, place: place(spec) })
         };
         places.specs(&params.domain)?.iter().map(external).collect()
     }
@@ -257,6 +267,7 @@ impl Kind for Curate {
                 disk += bytes / 3;
             }
         }
+        forecast.facts.insert(facts::HOLDS_OUT.to_owned(), (params.heldout.share > 0.0).into());
         let tokens = params.max_bytes.map(|bytes| facts::tokens_of(bytes.0));
         forecast.estimate = Estimate { tokens, disk: (disk > 0).then_some(disk), ..Estimate::default() };
         forecast
@@ -286,6 +297,13 @@ impl Kind for Curate {
             Phase::Write => go_on(ctx, at.documents, at.total_documents, "documents written"),
         };
         let statistics = curate::curate(&sources, &params.into(), ctx.output(), &progress).map_err(data)?;
+        if let Some((reason, documents)) = statistics.nearly_all() {
+            let (read, kept) = (statistics.read.documents, statistics.kept.documents);
+            ctx.note(format!(
+                "nearly all was dropped: of {read} documents {documents} for `{reason}`, {kept} are kept; `statistics.json` has \
+                 examples"
+            ));
+        }
         let broken = &statistics.broken;
         if broken.records + broken.streams > 0 {
             let first = broken.samples.first().map(|sample| format!("; the first: {sample}")).unwrap_or_default();

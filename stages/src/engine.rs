@@ -57,6 +57,9 @@ pub(crate) fn model(error: flow_model::Error) -> StageError {
         Error::Diverged { .. } => stage.with_help(
             "look at these documents; `on_spike: {action: skip}` leaves such updates out, more `deviations` let them pass",
         ),
+        Error::Overflow => stage.with_help(
+            "some weights are so large that f32 overflows: the training of this model went wrong, or its files are damaged",
+        ),
         Error::Io(source) => with_disk_help(stage, source),
         _ => stage,
     }

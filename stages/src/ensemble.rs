@@ -86,6 +86,10 @@ impl Kind for Ensemble {
         Ok(())
     }
 
+    fn fits(_: &Params, inputs: &Forecasts) -> Result<(), Misfit> {
+        facts::check_public(inputs, "public", "experts")
+    }
+
     fn forecast(params: &Params, inputs: &Forecasts) -> Forecast {
         let members = facts::of(inputs, "experts").count() as u64 + u64::from(params.include_public);
         let count = (facts::MEMBERS.to_owned(), members.into());

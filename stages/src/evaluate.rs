@@ -133,6 +133,8 @@ impl Kind for Evaluate {
     }
 
     fn fits(params: &Params, inputs: &Forecasts) -> Result<(), Misfit> {
+        facts::check_held_out(inputs, "corpora")?;
+        facts::check_public(inputs, "model", "expert")?;
         let expert = inputs.contains_key("expert");
         if facts::number(inputs, "model", facts::MEMBERS).is_some() {
             let set = [("without", !params.without.is_empty()), ("top_k", params.top_k.is_some())];

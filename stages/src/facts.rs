@@ -16,6 +16,10 @@ use serde_json::Value;
 pub(crate) const TRAIN_BYTES: &str = "train_bytes";
 /// Most bytes of held-out text of a corpus.
 pub(crate) const HELDOUT_BYTES: &str = "heldout_bytes";
+/// Whether a corpus holds documents out.
+pub(crate) const HOLDS_OUT: &str = "holds_out";
+/// What decides on the weights of a trained model; of an expert, on those of the public model that it was trained beside.
+pub(crate) const TRAINING: &str = "training";
 /// Entries of a tokenizer.
 pub(crate) const VOCABULARY: &str = "vocabulary";
 /// Which split of a corpus tokens are of.
@@ -55,6 +59,27 @@ pub(crate) fn check_split(inputs: &Forecasts, role: &str, wanted: Split) -> Resu
     let wanted = wanted.name();
     Err(Misfit::input(role, format!("input `{role}` takes tokens of the split `{wanted}`, and these are of `{split}`"))
         .with_help(format!("name a stage of kind `tokenize` with `split: {wanted}`")))
+}
+
+/// Refuses corpora as the input `role` that hold no documents out, for a stage that needs such.
+pub(crate) fn check_held_out(inputs: &Forecasts, role: &str) -> Result<(), Misfit> {
+    let none = |corpus: &Forecast| corpus.facts.get(HOLDS_OUT) == Some(&Value::Bool(false));
+    let Some((label, _)) = inputs.get(role).into_iter().flatten().find(|(_, corpus)| none(corpus)) else {
+        return Ok(());
+    };
+    let name = label.as_ref().map_or_else(|| "it".to_owned(), |label| format!("`{label}`"));
+    let message = format!("input `{role}` needs documents that are held out, and {name} holds none out");
+    Err(Misfit::input(role, message).with_help("set `heldout.share` of that `curate` stage above 0"))
+}
+
+/// Refuses experts that are known to be trained beside another public model than the one of the input `public`.
+pub(crate) fn check_public(inputs: &Forecasts, public: &str, experts: &str) -> Result<(), Misfit> {
+    let Some(model) = of(inputs, public).next() else { return Ok(()) };
+    let is_other = |expert: &&Forecast| matches!((model.facts.get(TRAINING), expert.facts.get(TRAINING)), (Some(one), Some(other)) if one != other);
+    let Some(expert) = of(inputs, experts).find(is_other) else { return Ok(()) };
+    let name = text(expert, EXPERT).unwrap_or("the expert");
+    let message = format!("input `{public}` is not the public model that the expert `{name}` is trained beside");
+    Err(Misfit::input(public, message).with_help("name the stage that is the `anchor` of the experts"))
 }
 
 /// The sum of a number over a role's artifacts, where each is known.

@@ -11,7 +11,7 @@ use flow_model::{
 use flow_pipeline::StageError;
 
 use crate::{
-    engine::{self, data, model},
+    engine::{data, model},
     interop::{self, Trouble, tokenizer},
     scoring::left_out,
 };
@@ -55,10 +55,7 @@ impl Writer {
     /// # Errors
     /// A folder that holds no model, or no tokenizer; experts that it does not have; a device that is not there.
     pub fn open(folder: &Path, without: &[String], device: &str) -> Result<Self, StageError> {
-        let opened = interop::open(folder).map_err(|trouble| match trouble {
-            Trouble::Refused(error) => error,
-            Trouble::Disk(error) => engine::io(error),
-        })?;
+        let opened = interop::open(folder).map_err(Trouble::into_error)?;
         let tokenizer = tokenizer(&opened)?;
         let without = left_out(opened.config(), without)?;
         let device = numerics::device(device).map_err(model)?;
@@ -69,20 +66,21 @@ impl Writer {
     /// Goes on with `prompt`; `each` is given every new token, and ends the text by `Break`.
     ///
     /// # Errors
-    /// A prompt that is longer than the model can see, and sampling that is out of range.
+    /// A prompt that is longer than the model can see, and sampling that is out of range; a model that cannot be computed with.
     pub fn write(
         &self,
         prompt: &str,
         request: Request,
         each: &mut dyn FnMut(Piece) -> ControlFlow<()>,
-    ) -> Result<(), StageError> {
+    ) -> Result<(), Trouble> {
         let tokens = self.tokenizer.encode(prompt).map_err(data)?;
         let Request { most, temperature, top_p, seed } = request;
         let sampling = Sampling { temperature, top_p, seed };
         let limit = self.model.config().max_positions;
         if tokens.len() > limit {
             return Err(StageError::new(format!("the prompt has {} tokens, the model sees {limit}", tokens.len()))
-                .with_help("give a shorter prompt"));
+                .with_help("give a shorter prompt")
+                .into());
         }
         let names = self.model.config().experts.as_ref().map(|mixture| mixture.names.clone()).unwrap_or_default();
         let (mut text, mut shown) = (Vec::new(), 0);
@@ -106,9 +104,9 @@ impl Writer {
             let experts = names.iter().cloned().zip(experts.iter().copied()).collect();
             each(Piece { text: new, token: *token, log_prob: *log_prob, experts })
         };
-        generate::generate(&self.model, &tokens, most, &self.without, sampling, &mut sink).map_err(model)?;
+        generate::generate(&self.model, &tokens, most, &self.without, sampling, &mut sink)?;
         match undecodable {
-            Some(error) => Err(data(error)),
+            Some(error) => Err(data(error).into()),
             None => Ok(()),
         }
     }

@@ -82,7 +82,8 @@ impl Kind for ImportModel {
                 identity.insert((*name).to_owned(), json!(digest(&file)?));
             }
         }
-        Ok(vec![External { identity: json!({ "model": identity }), handle: json!(path) }])
+        let place = places.path.display().to_string();
+        Ok(vec![External { identity: json!({ "model": identity }), handle: json!(path), place }])
     }
 
     fn forecast(params: &Params, _: &Forecasts) -> Forecast {
@@ -109,10 +110,7 @@ impl Kind for ImportModel {
 
 /// The model, if it is one, has a tokenizer that fits and the sizes that are expected.
 fn open(path: &Path, params: &Params) -> Result<ModelFolder, StageError> {
-    let folder = interop::open(path).map_err(|trouble| match trouble {
-        Trouble::Refused(error) => error,
-        Trouble::Disk(error) => io(error),
-    })?;
+    let folder = interop::open(path).map_err(Trouble::into_error)?;
     // Without it nothing downstream could read a text, and an expert would be trained before that shows.
     interop::tokenizer(&folder)?;
     folder.dtype().map_err(model)?;

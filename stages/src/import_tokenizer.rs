@@ -69,7 +69,8 @@ impl Kind for ImportTokenizer {
             ));
         }
         let digest = (ctx.hash)(&file).map_err(io)?;
-        Ok(vec![External { identity: json!({ "tokenizer": digest }), handle: json!(file) }])
+        let place = places.path.display().to_string();
+        Ok(vec![External { identity: json!({ "tokenizer": digest }), handle: json!(file), place }])
     }
 
     fn forecast(params: &Params, _: &Forecasts) -> Forecast {

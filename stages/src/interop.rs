@@ -26,13 +26,25 @@ use crate::{
 
 pub use flow_model::safetensors::Dtype;
 
-/// Why a model could not be handed out or taken over.
+/// Why a model could not be handed out, taken over or used.
 #[derive(Debug)]
 pub enum Trouble {
     /// What was asked for cannot be: another folder, file or flag is needed.
     Refused(StageError),
     /// A file could not be read or written.
     Disk(io::Error),
+    /// The model could not be computed with.
+    Failed(StageError),
+}
+
+impl Trouble {
+    /// The same as a stage's failure.
+    pub(crate) fn into_error(self) -> StageError {
+        match self {
+            Self::Refused(error) | Self::Failed(error) => error,
+            Self::Disk(error) => engine::io(error),
+        }
+    }
 }
 
 impl From<StageError> for Trouble {
@@ -53,6 +65,7 @@ impl From<Error> for Trouble {
                     "`--drop-bias` leaves it out; the router will then send more tokens to that expert than it was trained to",
                 ),
             ),
+            Error::Overflow => Self::Failed(engine::model(error)),
             other => Self::Refused(engine::model(other)),
         }
     }

@@ -90,6 +90,7 @@ impl Kind for Merge {
     }
 
     fn fits(_: &Params, inputs: &Forecasts) -> Result<(), Misfit> {
+        facts::check_public(inputs, "public", "experts")?;
         let mut names = std::collections::BTreeSet::from([PUBLIC]);
         for expert in facts::of(inputs, "experts") {
             if let Some(name) = facts::text(expert, facts::EXPERT).filter(|name| !names.insert(name)) {

@@ -207,7 +207,18 @@ impl Kind for Pretrain {
         let tokens = batch.steps(params.tokens).saturating_mul(batch.tokens());
         let at_once = batch.part().saturating_mul(batch.length);
         let estimate = facts::training(&config, Trained::Everything, tokens, at_once, batch.length as usize);
-        Forecast { estimate, facts: [facts::of_model(&config)].into() }
+        // Not all that decides, but where one of these differs, no two models are the same.
+        let training = serde_json::json!({
+            "steps": batch.steps(params.tokens),
+            "sequences": batch.sequences,
+            "length": batch.length,
+            "peak": params.schedule.peak,
+            "init": inputs.contains_key("init"),
+            "layers": config.num_layers,
+            "hidden_size": config.hidden_size,
+            "ffn_hidden": config.ffn_hidden,
+        });
+        Forecast { estimate, facts: [facts::of_model(&config), (facts::TRAINING.to_owned(), training)].into() }
     }
 
     fn run(ctx: &Context, params: Params, places: TrainingPlaces) -> Result<(), StageError> {

@@ -97,6 +97,7 @@ impl Kind for Soup {
     }
 
     fn fits(params: &Params, inputs: &Forecasts) -> Result<(), Misfit> {
+        facts::check_public(inputs, "public", "experts")?;
         if params.weights == Weighting::Uniform {
             return Ok(());
         }

@@ -75,6 +75,10 @@ impl Kind for Tokenize {
         Ok(())
     }
 
+    fn fits(params: &Params, inputs: &Forecasts) -> Result<(), Misfit> {
+        if params.split == Split::Heldout { facts::check_held_out(inputs, "corpus") } else { Ok(()) }
+    }
+
     fn forecast(params: &Params, inputs: &Forecasts) -> Forecast {
         let mut forecast = Forecast::default();
         let vocabulary = facts::number(inputs, "tokenizer", facts::VOCABULARY);

@@ -1,6 +1,8 @@
 //! `train-expert`: what a data owner does (FLEXOLMO §3): one FFN a layer beside the frozen public one, handed over as a bundle
 //! without a single document.
 
+use std::collections::BTreeMap;
+
 use flow_data::{corpus::Split, shard::TokenShards};
 use flow_model::{
     adamw::AdamW,
@@ -191,7 +193,10 @@ impl Kind for TrainExpert {
         let at_once = batch.part().saturating_mul(batch.length);
         let mut estimate = facts::training(&pair, Trained::LastExpert, tokens, at_once, batch.length as usize);
         estimate.disk = estimate.trained_parameters.map(|trained| 4 * trained);
-        Forecast { estimate, facts: [facts::of_model(&config), name].into() }
+        let mut facts: BTreeMap<_, _> = [facts::of_model(&config), name].into();
+        let anchor = facts::of(inputs, "anchor").next().and_then(|anchor| anchor.facts.get(facts::TRAINING));
+        facts.extend(anchor.map(|training| (facts::TRAINING.to_owned(), training.clone())));
+        Forecast { estimate, facts }
     }
 
     fn run(ctx: &Context, params: Params, places: TrainingPlaces) -> Result<(), StageError> {

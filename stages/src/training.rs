@@ -357,7 +357,7 @@ impl Hooks for Log<'_> {
         // Without `..`: what is added must be thought of here. Time must not enter an artifact.
         let StepMetrics { step, tokens, losses, lr, grad_norm, skipped, ref documents, validation, seconds } = *metrics;
         let mut line = json!({
-            "step": step + 1,
+            "step": step,
             "tokens": tokens,
             "loss": losses.ce,
             "z_loss": losses.z,
@@ -372,17 +372,16 @@ impl Hooks for Log<'_> {
         if skipped {
             line["documents"] = json!(documents);
             self.ctx.note(format!(
-                "update {} was left out: loss {:.4}, gradient norm {grad_norm:.4}; its documents are in metrics.jsonl",
-                step + 1,
+                "step {step} was left out: loss {:.4}, gradient norm {grad_norm:.4}; its documents are in metrics.jsonl",
                 losses.loss
             ));
         }
         writeln!(self.lines, "{line}")?;
-        self.written = step + 1;
-        let rate = tokens as f64 / (step + 1) as f64 / seconds.max(1e-9);
-        self.ctx.progress(step + 1, Some(self.steps), "steps");
+        self.written = step;
+        let rate = tokens as f64 / step.max(1) as f64 / seconds.max(1e-9);
+        self.ctx.progress(step, Some(self.steps), "steps");
         let mut measured = json!({
-            "step": step + 1,
+            "step": step,
             "loss": losses.ce,
             "lr": lr,
             "grad_norm": grad_norm,

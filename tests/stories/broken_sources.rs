@@ -208,3 +208,27 @@ fn an_object_store_that_does_not_answer() {
         assert!(ended.stderr.contains(words), "{words}: {}", ended.stderr);
     }
 }
+
+/// It is no failure that most of a corpus is dropped, but nobody should learn of it three stages later.
+#[test]
+fn a_filter_that_drops_nearly_all_is_named() {
+    let environment = TestEnvironment::empty();
+    for nth in 0..40 {
+        let text = format!("Page {nth} of a book that has more than one word on it, and ends with its number {nth}.");
+        environment.write(&format!("text/a/{nth:02}.txt"), if nth < 3 { text.repeat(5) } else { text });
+    }
+    let recipe = |least: u32| {
+        environment.recipe(&format!(
+            "flow: 1\nname: few\nstages:\n  c: {{ kind: curate, with: {{ domain: a, data: text, dedup: {{ minhash: null }}, \
+             heldout: {{ share: 0 }}, filters: [{{ length: {{ min_bytes: {least} }} }}] }} }}\n"
+        ));
+    };
+    recipe(200);
+    let ended = environment.run(&[]).succeeded();
+    let notes = ended.events("stage-note");
+    let said = notes[0]["text"].as_str().unwrap();
+    assert!(said.contains("of 40 documents 37 for `too_short`, 3 are kept"), "{said}");
+    assert!(environment.flow(&["status"]).succeeded().stdout.contains(said));
+    recipe(20);
+    assert_eq!(environment.run(&[]).succeeded().events("stage-note"), Vec::<serde_json::Value>::new());
+}

@@ -12,10 +12,12 @@ const BASE: &str = r"flow: 1
 name: certain
 stages:
   c: { kind: curate, with: { domain: a, data: text } }
+  d: { kind: curate, with: { domain: a, data: text, heldout: { share: 0 } } }
   t: { kind: train-tokenizer, inputs: { corpus: [c] }, with: { vocab_size: 400 } }
   k: { kind: tokenize, inputs: { corpus: c, tokenizer: t } }
   h: { kind: tokenize, inputs: { corpus: c, tokenizer: t }, with: { split: heldout } }
   p: { kind: pretrain, inputs: { tokens: k }, with: { model: { preset: tiny, max_positions: 64 }, tokens: 2K, batch: { sequences: 2, length: 64 }, schedule: { warmup_steps: 2 } } }
+  o: { kind: pretrain, inputs: { tokens: k }, with: { model: { preset: tiny, max_positions: 64 }, tokens: 4K, batch: { sequences: 2, length: 64 }, schedule: { warmup_steps: 2 } } }
   m: { kind: embed, inputs: { model: p, tokens: k } }
   e: { kind: train-expert, inputs: { anchor: p, tokens: k, embedding: m, public_embedding: m }, with: { name: sea, tokens: 2K, batch: { sequences: 2, length: 64 }, schedule: { warmup_steps: 2 } } }
   f: { kind: merge, inputs: { public: p, public_embedding: m, experts: [e] } }
@@ -114,6 +116,12 @@ fn params_do_not_go_with_what_is_upstream() {
         "x: { kind: evaluate, inputs: { model: f, corpora: [c] }, with: { without: [public, sea] } }",
         "x: { kind: evaluate, inputs: { model: b, corpora: [c] }, with: { without: [sea] } }",
         "x: { kind: evaluate, inputs: { model: f, expert: e, corpora: [c] } }",
+        "x: { kind: evaluate, inputs: { model: f, corpora: [c, d] } }",
+        "x: { kind: tokenize, inputs: { corpus: d, tokenizer: t }, with: { split: heldout } }",
+        "x: { kind: merge, inputs: { public: o, public_embedding: m, experts: [e] } }",
+        "x: { kind: soup, inputs: { public: o, experts: [e] } }",
+        "x: { kind: ensemble, inputs: { public: o, experts: [e] } }",
+        "x: { kind: evaluate, inputs: { model: o, expert: e, corpora: [c] } }",
         "x: { kind: soup, inputs: { public: p, experts: [e] }, with: { weights: softmax, include_public: false } }",
     ]));
 }
@@ -132,6 +140,8 @@ fn what_may_work_is_not_refused() {
   x: { kind: evaluate, inputs: { model: f, corpora: [c] }, with: { without: [sea], bits_per_byte: { length: 1000000000, stride: 1 } } }
   y: { kind: evaluate, inputs: { model: p, expert: e, corpora: [c] } }
   z: { kind: evaluate, inputs: { model: b, corpora: [c] } }
+  w: { kind: pretrain, inputs: { tokens: k, validation: h }, with: { model: { preset: tiny, max_positions: 64 }, tokens: 2K, batch: { sequences: 2, length: 64 }, schedule: { warmup_steps: 2 }, validation: {} } }
+  u: { kind: merge, inputs: { public: w, public_embedding: m, experts: [e] } }
 "
     ));
     let planned = environment.flow(&["plan", "recipe.yaml", "--json"]);

@@ -103,6 +103,19 @@ fn provenance_names_every_stage_its_artifact_and_what_it_was_made_of() {
     let read = merge["object"].as_array().unwrap().iter().map(|object| object["@id"].as_str().unwrap().to_owned());
     let inputs = ["public", "embed[public]", "expert[bread]", "expert[sea]", "expert[stars]"];
     assert_eq!(read.collect::<BTreeSet<_>>(), names(inputs.map(|input| format!("#artifact/{}", artifacts[input]))));
+    // And of a source: the digest that is in the key of what read it, under its name in the recipe.
+    let listed = environment.flow(&["cache", "ls", "--json"]).succeeded().json();
+    let records = listed.as_array().unwrap().iter().map(|listed| &listed["record"]);
+    let corpora = records.filter(|record| record["kind"] == "curate");
+    let page = environment.read("report/tiny/report.md");
+    for corpus in corpora {
+        let digest = corpus["parts"]["sources"][0]["digest"].as_str().unwrap();
+        let action = graph.iter().find(|entity| entity["name"] == corpus["stage"]).unwrap();
+        let source = graph.iter().find(|entity| entity["@id"] == action["object"]["@id"]).unwrap();
+        assert_eq!(source["identifier"], format!("blake3:{digest}"));
+        let place = format!("text/{}", corpus["parts"]["params"]["domain"].as_str().unwrap());
+        assert!(source["name"] == place && page.contains(digest) && page.contains(&place), "{source}");
+    }
     for action in graph.iter().filter(|entity| entity["@type"] == "CreateAction") {
         let time = |name: &str| action[name].as_str().unwrap().to_owned();
         assert!(time("startTime") <= time("endTime"), "{action}");

@@ -34,6 +34,29 @@ fn leaving_an_expert_out_is_exact() {
     }
 }
 
+/// Weights that are numbers, and so large that nothing computed with them is one.
+#[test]
+fn a_model_that_overflows_says_so() {
+    let environment = TestEnvironment::finished();
+    let _ = environment.flow(&["export", "recipe.yaml", "public", "--out", "huge"]).succeeded();
+    let file = environment.path("huge/model.safetensors");
+    let mut bytes = std::fs::read(&file).unwrap();
+    let header = 8 + usize::try_from(u64::from_le_bytes(bytes[..8].try_into().unwrap())).unwrap();
+    for number in bytes[header..].chunks_exact_mut(4) {
+        number.copy_from_slice(&3e38f32.to_le_bytes());
+    }
+    std::fs::write(&file, bytes).unwrap();
+    environment.write("lines.jsonl", "{\"tokens\": [1, 2, 3]}\n");
+    for args in [
+        &["generate", "huge", "--prompt", "the", "--json"][..],
+        &["import", "huge", "--score", "lines.jsonl", "--json"],
+    ] {
+        let ended = environment.flow(args).with_code(1);
+        assert!(ended.stderr.contains("its logits are infinite or no numbers"), "{ended:#?}");
+        assert!(!ended.stdout.contains("null,"), "{ended:#?}");
+    }
+}
+
 #[test]
 fn text_says_which_experts_it_came_from() {
     let environment = TestEnvironment::finished();

@@ -100,13 +100,35 @@ fn the_papers_recipe_is_costed_stage_by_stage() {
     near(&find("eval-flexolmo")["estimate"]["parameters"], 33e9, 0.02);
 }
 
+/// Half as many tokens, half the time.
+#[test]
+fn a_stage_that_ran_once_says_how_long_it_may_take() {
+    let environment = TestEnvironment::finished();
+    assert!(environment.planned("public", &[])["expected"].is_null(), "what is cached takes no time");
+    let estimate = |planned: &Value| planned["estimate"]["flops"].as_f64().unwrap();
+    let was = estimate(&environment.planned("public", &[]));
+    environment.edit("tokens: 20K }", "tokens: 10K }");
+    let planned = environment.planned("public", &[]);
+    let Value::Object(expected) = &planned["expected"] else { panic!("{planned:#}") };
+    let seconds = |name: &str| expected[name].as_f64().unwrap();
+    let ratio = seconds("seconds") / seconds("then");
+    assert!((ratio - estimate(&planned) / was).abs() < 1e-9 && (0.4..0.6).contains(&ratio), "{planned:#}");
+    let run = expected["run"].as_str().unwrap();
+    let shown = environment.flow(&["plan", "recipe.yaml"]).succeeded().stdout;
+    assert!(shown.contains(&format!("of run {run}")), "{shown}");
+}
+
 #[test]
 fn the_papers_recipe_is_not_begun_on_a_machine_that_cannot_hold_it() {
     let environment = TestEnvironment::empty();
     let ended = environment.flow(&["run", &shipped("flexolmo-7x7b.yaml")]).with_code(2);
-    for words in
-        ["nothing was done", "pretrain: 256 accelerators", "expert (each of 6): 32 accelerators", "`--profile nano`"]
-    {
+    for words in [
+        "nothing was done",
+        "pretrain: 256 accelerators",
+        "expert (each of 6): 32 accelerators",
+        ", on 4 machines",
+        "`--profile nano`",
+    ] {
         assert!(ended.stderr.contains(words), "`{words}` is missing: {}", ended.stderr);
     }
     assert_eq!(environment.records(".flow"), 0);

@@ -84,11 +84,21 @@ fn a_spike_ends_the_training_with_its_step_and_documents() {
     let ended = environment.run(&["public"]).with_code(1);
     let failed = &ended.events("stage-failed")[0]["error"];
     let message = failed["message"].as_str().unwrap();
+    let step: u64 = message.split("at step ").nth(1).unwrap().split(' ').next().unwrap().parse().unwrap();
+    let measured = ended.events("stage-metrics");
+    let last = measured.last().unwrap()["metrics"]["step"].as_u64().unwrap();
+    assert_eq!(step, last + 1, "the steps before it are those that were measured: {message}");
     assert!(message.contains("at step") && message.contains("to be expected; the step's documents are ["), "{message}");
     assert!(failed["help"].as_str().unwrap().contains("on_spike"), "{failed}");
 
     environment.edit("window: 4 }", "window: 4, action: skip }");
     let ended = environment.run(&["public"]).succeeded();
     let notes = ended.events("stage-note");
-    assert!(notes.iter().any(|note| note["text"].as_str().unwrap().contains("was left out")), "{notes:?}");
+    let left_out = format!("step {step} was left out");
+    assert!(notes.iter().any(|note| note["text"].as_str().unwrap().contains(&left_out)), "{notes:?}");
+
+    // However short the training is, the log has its last step.
+    let log = environment.flow(&["logs", "public"]).succeeded().stdout;
+    assert!(log.contains(&format!("\"step\":{STEPS}")), "{log}");
+    assert!(!log.contains("000000"), "{log}");
 }

@@ -226,6 +226,19 @@ fn what_is_missing_changed_empty_or_stopped_is_an_error() {
         CurateParams { filters: vec![Filter::Length(Length { min_bytes: 1 << 20, ..Length::default() })], ..params() };
     let error = run(std::slice::from_ref(&source), &strict).err().unwrap();
     assert!(matches!(&error, Error::EmptyDomain { table, .. } if table.contains("too_short")), "{error}");
+    // Every document is in the table, with its bytes.
+    let little = CurateParams { max_bytes: Some(10), ..params() };
+    let Some(Error::EmptyDomain { table, .. }) = run(std::slice::from_ref(&source), &little).err() else {
+        panic!("10 bytes are enough")
+    };
+    let number = |name: &str, column: usize| -> u64 {
+        let line = table.lines().find(|line| line.trim_start().starts_with(name)).unwrap();
+        line.split_whitespace().rev().nth(column).unwrap().parse().unwrap()
+    };
+    for column in [0, 1] {
+        assert_eq!(number("read", column), number("over_max_bytes", column) + number("kept", column), "{table}");
+    }
+    assert!(number("kept", 1) > 0 && number("for heldout", 0) == number("kept", 1), "{table}");
     let one = folder([prose(1)].into_iter());
     let error = run(&[files(one.path(), ".").unwrap()], &params()).err().unwrap();
     assert!(matches!(&error, Error::EmptyDomain { .. }), "{error}");

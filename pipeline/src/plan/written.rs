@@ -69,6 +69,20 @@ pub struct WrittenStage {
     pub devices: u64,
     /// What it would cost.
     pub estimate: Estimate,
+    /// How long it may take, where a run tells.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expected: Option<Expected>,
+}
+
+/// The time of a stage, by that of an earlier run and the FLOPs of both.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Expected {
+    /// Seconds that it may take.
+    pub seconds: f64,
+    /// The run that this is taken from.
+    pub run: String,
+    /// Seconds that the stage took then.
+    pub then: f64,
 }
 
 impl WrittenStage {
@@ -131,6 +145,7 @@ impl WrittenPlan {
                 sources: sources.collect(),
                 devices: u64::from(stage.resources.devices()).max(1),
                 estimate: stage.forecast.estimate.clone(),
+                expected: None,
             }
         });
         Self {

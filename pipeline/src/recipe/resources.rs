@@ -19,7 +19,8 @@ pub struct Resources {
     pub memory: Option<Bytes>,
     /// GPUs on each node.
     pub gpus: u32,
-    /// Nodes.
+    /// Machines with as many GPUs each. For plans: flow itself runs a stage on one machine, and refuses to run one that asks for
+    /// more.
     pub nodes: u32,
     /// The time that is asked of a cluster; also the limit of an attempt where `timeout` does not say less.
     pub time: Option<Duration>,
@@ -70,6 +71,21 @@ impl Resources {
                     .at(span, "")
                     .help(format!("give a time such as `{name}: 2h`, or leave it out for no limit")));
             }
+        }
+        for (name, is_none) in [("cores", self.cores == Some(0)), ("nodes", self.nodes == 0)] {
+            if is_none {
+                let span = node.get(name).map_or(node.span, |value| value.span);
+                return Err(Diagnostic::new("recipe::value", format!("`{name}` is 0: nothing could run on none"))
+                    .at(span, "")
+                    .help(format!("give at least `{name}: 1`, or leave it out")));
+            }
+        }
+        if self.nodes > 1 && self.gpus == 0 {
+            let span = node.get("nodes").map_or(node.span, |value| value.span);
+            let message = format!("`nodes` is {}, and a stage without GPUs runs on one machine", self.nodes);
+            return Err(Diagnostic::new("recipe::value", message)
+                .at(span, "")
+                .help("leave it out; it is for plans of larger machines, beside `gpus`"));
         }
         Ok(())
     }

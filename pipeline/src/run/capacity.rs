@@ -28,6 +28,8 @@ pub struct Shortfall {
     pub stage: StageId,
     /// What it would take.
     pub need: Need,
+    /// Machines that it asks for: there is one.
+    pub nodes: u32,
 }
 
 /// Refuses a plan with a stage that can never fit. Stages that are cached do not count. What a stage on accelerators takes is
@@ -36,8 +38,14 @@ pub fn check(plan: &Plan, capacity: Capacity, profiles: &[String]) -> Result<()>
     let open =
         plan.stages().iter().zip(&plan.verdicts).filter(|(_, verdict)| !matches!(verdict, Verdict::Cached { .. }));
     let shortfalls: Vec<Shortfall> = open
-        .map(|(stage, _)| Shortfall { stage: stage.id.clone(), need: need(stage, capacity) })
-        .filter(|Shortfall { need, .. }| need.gpus > capacity.gpus || (need.gpus == 0 && need.memory > capacity.memory))
+        .map(|(stage, _)| Shortfall {
+            stage: stage.id.clone(),
+            need: need(stage, capacity),
+            nodes: stage.resources.nodes,
+        })
+        .filter(|Shortfall { need, nodes, .. }| {
+            *nodes > 1 || need.gpus > capacity.gpus || (need.gpus == 0 && need.memory > capacity.memory)
+        })
         .collect();
     if shortfalls.is_empty() {
         Ok(())

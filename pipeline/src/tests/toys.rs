@@ -100,7 +100,7 @@ impl Kind for Write {
         let Some(file) = &places.file else { return Ok(Vec::new()) };
         let path = ctx.base.join(file);
         let digest = (ctx.hash)(&path).map_err(|error| StageError::from_error(&error))?;
-        Ok(vec![External { identity: digest.into(), handle: path.display().to_string().into() }])
+        Ok(vec![External { identity: digest.into(), handle: path.display().to_string().into(), place: file.clone() }])
     }
 
     fn forecast(params: &WriteParams, _: &Forecasts) -> Forecast {

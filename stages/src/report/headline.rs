@@ -176,14 +176,18 @@ fn other_domains(input: &ReportInput, metric: Metric, opt_outs: &[OptOut<'_>]) -
     }
     let mean = others.iter().map(|(_, _, value)| value.abs()).sum::<f64>() / others.len() as f64;
     let mean_own = own.iter().map(|value| value.abs()).sum::<f64>() / own.len() as f64;
-    let verdict = if mean <= mean_own / 10.0 {
+    // Nothing was lost that the others could be held against: 0 of 0 is no tenth.
+    let is_told = metric.show(mean_own) != metric.show(0.0);
+    let verdict = if !is_told {
+        Verdict::Undecided
+    } else if mean <= mean_own / 10.0 {
         Verdict::Holds
     } else if mean <= mean_own / 2.0 {
         Verdict::Undecided
     } else {
         Verdict::Fails
     };
-    let text = format!(
+    let mut text = format!(
         "On the other domains: {} {} on average, up or down, against {} on the domain left out; at most {} ({domain} without \
          {left_out}). Holds up to a tenth, fails above a half.",
         metric.show(mean),
@@ -191,6 +195,9 @@ fn other_domains(input: &ReportInput, metric: Metric, opt_outs: &[OptOut<'_>]) -
         metric.show(mean_own),
         metric.show_difference(largest),
     );
+    if !is_told {
+        text.push_str(" Here the domain left out shows no loss itself, so this run cannot tell.");
+    }
     Some(Headline { verdict, claim: format!("{}: the other domains stay about as they were", metric.title()), text })
 }
 

@@ -213,7 +213,9 @@ fn provenance(out: &mut String, lineage: &Lineage) {
             if stage.cached { "yes" } else { "" }
         );
     }
-    out.push_str("</tbody>\n</table>\n</div>\n<details>\n<summary>Each stage in full</summary>\n");
+    out.push_str("</tbody>\n</table>\n</div>\n");
+    sources(out, lineage);
+    out.push_str("<details>\n<summary>Each stage in full</summary>\n");
     for stage in &lineage.stages {
         in_full(out, stage, lineage);
     }
@@ -222,6 +224,28 @@ fn provenance(out: &mut String, lineage: &Lineage) {
         "</details>\n<details>\n<summary>The recipe</summary>\n<pre><code>{}</code></pre>\n</details>\n</section>",
         escaped(&lineage.recipe_text)
     );
+}
+
+fn sources(out: &mut String, lineage: &Lineage) {
+    let sources = lineage.sources();
+    if sources.is_empty() {
+        return;
+    }
+    out.push_str(
+        "<div class=\"scroll\" role=\"region\" aria-label=\"Sources\" tabindex=\"0\">\n<table>\n<caption>Sources</caption>\n<thead><tr>\
+         <th scope=\"col\">Source</th><th scope=\"col\" class=\"text\">Digest</th><th scope=\"col\" class=\"text\">Read by</th>\
+         </tr></thead>\n<tbody>\n",
+    );
+    for (source, stages) in sources {
+        let _ = writeln!(
+            out,
+            "<tr><th scope=\"row\">{}</th><td class=\"text\">{}</td><td class=\"text\">{}</td></tr>",
+            escaped(&source.place),
+            digest(&source.digest),
+            escaped(&stages.join(", "))
+        );
+    }
+    out.push_str("</tbody>\n</table>\n</div>\n");
 }
 
 fn digest(digest: &str) -> String {
@@ -241,6 +265,10 @@ fn in_full(out: &mut String, stage: &StageLine, lineage: &Lineage) {
             escaped(digest),
             escaped(&maker)
         );
+    }
+    for source in &stage.sources {
+        let (place, digest) = (escaped(&source.place), escaped(&source.digest));
+        let _ = writeln!(out, "<dt>source {place}</dt><dd><code>{digest}</code></dd>");
     }
     if let Some(started) = &stage.started {
         let host = stage.host.as_ref().map_or_else(String::new, |host| format!(" on {host}"));

@@ -1,5 +1,7 @@
 //! Where the numbers come from: what only the run knows, and a digest cannot say.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -23,8 +25,10 @@ pub struct Lineage {
     pub mermaid: String,
     /// Every stage, inputs first.
     pub stages: Vec<StageLine>,
-    /// The recipe, resolved.
+    /// The recipe, resolved, as JSON.
     pub recipe_text: String,
+    /// BLAKE3 of that text, in hex.
+    pub recipe_digest: String,
 }
 
 /// What the numbers were computed with.
@@ -65,6 +69,8 @@ pub struct StageLine {
     pub host: Option<String>,
     /// (role, digest of the artifact).
     pub inputs: Vec<(String, String)>,
+    /// What it read from outside of flow.
+    pub sources: Vec<SourceLine>,
     /// Its params with defaults filled in.
     pub params: Value,
     /// Whether this run found it in the cache.
@@ -73,7 +79,31 @@ pub struct StageLine {
     pub accepted: Option<String>,
 }
 
+/// A source outside of flow.
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SourceLine {
+    /// Digest of its content, in hex.
+    pub digest: String,
+    /// Where it is, in the recipe's own words.
+    pub place: String,
+    /// What it is: the part of the key of whatever reads it, as JSON.
+    pub identity: String,
+}
+
 impl Lineage {
+    /// Every source with the stages that read it, by place.
+    pub(super) fn sources(&self) -> Vec<(&SourceLine, Vec<&str>)> {
+        let mut read: BTreeMap<(&str, &str), (&SourceLine, Vec<&str>)> = BTreeMap::new();
+        for stage in &self.stages {
+            for source in &stage.sources {
+                let entry = read.entry((&source.place, &source.digest)).or_insert_with(|| (source, Vec::new()));
+                entry.1.push(&stage.name);
+            }
+        }
+        read.into_values().collect()
+    }
+
     /// The stage that made an artifact.
     pub(super) fn maker(&self, artifact: &str) -> Option<&StageLine> {
         self.stages.iter().find(|stage| stage.artifact == artifact)

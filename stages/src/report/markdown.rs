@@ -82,6 +82,15 @@ fn provenance(out: &mut String, lineage: &Lineage) {
         );
     }
     out.push('\n');
+    let sources = lineage.sources();
+    if !sources.is_empty() {
+        out.push_str("| Source | Digest | Read by |\n| :-- | :-- | :-- |\n");
+        for (source, stages) in sources {
+            let (place, stages) = (escaped(&source.place), escaped(&stages.join(", ")));
+            let _ = writeln!(out, "| {place} | {} | {stages} |", escaped(&source.digest));
+        }
+        out.push('\n');
+    }
     folded(out, "Each stage in full", |out| {
         for stage in &lineage.stages {
             let _ = writeln!(out, "**{}**\n", escaped(&stage.name));
@@ -91,6 +100,9 @@ fn provenance(out: &mut String, lineage: &Lineage) {
                 let maker = lineage.maker(digest).map_or_else(String::new, |maker| format!(", made by {}", maker.name));
                 let _ = writeln!(out, "- input {} {}{}", escaped(role), escaped(digest), escaped(&maker));
             }
+            for source in &stage.sources {
+                let _ = writeln!(out, "- source {} {}", escaped(&source.place), escaped(&source.digest));
+            }
             if let Some(started) = &stage.started {
                 let host = stage.host.as_ref().map_or_else(String::new, |host| format!(" on {host}"));
                 let _ = writeln!(out, "- made {}{}", escaped(started), escaped(&host));
@@ -99,7 +111,7 @@ fn provenance(out: &mut String, lineage: &Lineage) {
             code(out, "json", &json::text(&stage.params));
         }
     });
-    folded(out, "The recipe", |out| code(out, "yaml", &lineage.recipe_text));
+    folded(out, "The recipe", |out| code(out, "json", &lineage.recipe_text));
 }
 
 /// A block that GitHub shows closed.

@@ -1,11 +1,12 @@
 //! `ro-crate-metadata.json`, and the same as `provenance.json`: the folder and its making as an
 //! [RO-Crate 1.1](https://w3id.org/ro/crate/1.1) that holds to the
 //! [Process Run Crate 0.5](https://w3id.org/ro/wfrun/process/0.5), in the terms of schema.org. Every stage is a `CreateAction`
-//! with the artifacts that it took (`object`) and made (`result`); an artifact is known by its BLAKE3 digest.
+//! with the sources and artifacts that it took (`object`) and made (`result`), each known by its BLAKE3 digest. They are not in the
+//! folder, so they are no data entities of it but works that it mentions.
 //!
 //! A crate must name a licence, which only the owner of the data can give: it says that none is stated.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
 
@@ -38,7 +39,6 @@ pub(super) fn render(content: &Content, lineage: &Lineage) -> String {
         "conformsTo": { "@id": PROFILE },
         "license": { "@id": LICENCE },
         "mainEntity": { "@id": "report.html" },
-        "mentions": lineage.stages.iter().map(|stage| json!({ "@id": stage_id(&stage.name) })).collect::<Vec<_>>(),
     });
     if let (Some(made), Some(fields)) = (made, root.as_object_mut()) {
         fields.insert("datePublished".to_owned(), json!(made));
@@ -75,8 +75,9 @@ pub(super) fn render(content: &Content, lineage: &Lineage) -> String {
         "@id": "#recipe",
         "@type": "SoftwareSourceCode",
         "name": lineage.recipe,
-        "encodingFormat": "application/yaml",
+        "encodingFormat": "application/json",
         "text": lineage.recipe_text,
+        "version": format!("blake3:{}", lineage.recipe_digest),
         "additionalProperty": recipe_properties,
     }));
 
@@ -88,9 +89,11 @@ pub(super) fn render(content: &Content, lineage: &Lineage) -> String {
                 artifacts.insert((digest, None, None));
             }
         }
-        let mut objects: Vec<Value> =
-            stage.inputs.iter().map(|(_, digest)| json!({ "@id": artifact_id(digest) })).collect();
+        let sources = stage.sources.iter().map(|source| source_id(&source.digest));
+        let mut objects: Vec<String> =
+            stage.inputs.iter().map(|(_, digest)| artifact_id(digest)).chain(sources).collect();
         objects.dedup();
+        let objects: Vec<Value> = objects.into_iter().map(|id| json!({ "@id": id })).collect();
         // One value stands alone: so the crate's recommendations want it.
         let objects = if let [one] = objects.as_slice() { one.clone() } else { Value::Array(objects) };
         let roles: Vec<String> = stage.inputs.iter().map(|(role, digest)| format!("{role}=blake3:{digest}")).collect();
@@ -131,7 +134,7 @@ pub(super) fn render(content: &Content, lineage: &Lineage) -> String {
         if seen.insert(digest) {
             let mut artifact = json!({
                 "@id": artifact_id(digest),
-                "@type": "Dataset",
+                "@type": "CreativeWork",
                 "identifier": format!("blake3:{digest}"),
                 "name": stage.map_or_else(|| "artifact of another run".to_owned(), |stage| format!("artifact of {stage}")),
             });
@@ -141,7 +144,39 @@ pub(super) fn render(content: &Content, lineage: &Lineage) -> String {
             graph.push(artifact);
         }
     }
+    sources(&mut graph, lineage);
+    mention(&mut graph);
     text(&json!({ "@context": "https://w3id.org/ro/crate/1.1/context", "@graph": graph }))
+}
+
+/// An entity for each source. The same bytes in two places are one.
+fn sources(graph: &mut Vec<Value>, lineage: &Lineage) {
+    let mut places: BTreeMap<&str, (BTreeSet<&str>, &str)> = BTreeMap::new();
+    for (source, _) in lineage.sources() {
+        let (places, _) = places.entry(&source.digest).or_insert_with(|| (BTreeSet::new(), &source.identity));
+        places.insert(&source.place);
+    }
+    for (digest, (places, identity)) in places {
+        graph.push(json!({
+            "@id": source_id(digest),
+            "@type": "CreativeWork",
+            "identifier": format!("blake3:{digest}"),
+            "name": places.into_iter().collect::<Vec<_>>().join(", "),
+            "description": format!("A source outside of flow: {identity}"),
+        }));
+    }
+}
+
+/// The root mentions all actions, and all works that are not in the folder.
+fn mention(graph: &mut [Value]) {
+    let is_meant = |entity: &&Value| {
+        let id = entity["@id"].as_str().unwrap_or_default();
+        entity["@type"] == "CreateAction" || id.starts_with("#artifact/") || id.starts_with("#source/")
+    };
+    let mentions: Vec<Value> = graph.iter().filter(is_meant).map(|entity| json!({ "@id": entity["@id"] })).collect();
+    if let Some(root) = graph.iter_mut().find(|entity| entity["@id"] == "./") {
+        root["mentions"] = Value::Array(mentions);
+    }
 }
 
 /// (path, media type, name) of what the folder holds.
@@ -175,6 +210,10 @@ fn properties(graph: &mut Vec<Value>, owner: &str, facts: &[(&str, Value)]) -> V
 
 fn stage_id(name: &str) -> String {
     format!("#stage/{}", url(name))
+}
+
+fn source_id(digest: &str) -> String {
+    format!("#source/{}", url(digest))
 }
 
 fn artifact_id(digest: &str) -> String {

@@ -119,6 +119,7 @@ fn digest(seed: u64) -> String {
 }
 
 pub(super) fn lineage() -> Lineage {
+    let source = || SourceLine { digest: digest(300), place: "data/rust".into(), identity: "{\"files\":3}".into() };
     let stage = |at: u64, name: &str, kind: &str, inputs: &[(&str, u64)]| StageLine {
         name: name.into(),
         kind: kind.into(),
@@ -131,6 +132,7 @@ pub(super) fn lineage() -> Lineage {
         ended: Some(format!("2025-01-01T13:00:{at:02}Z")),
         host: Some("host".into()),
         inputs: inputs.iter().map(|(role, at)| ((*role).to_owned(), digest(*at))).collect(),
+        sources: (kind == "curate").then(source).into_iter().collect(),
         params: json!({"steps": 80, "lr": 0.003, "about": "a < b"}),
         cached: at < 3,
         accepted: (at == 2).then(|| "only a log line was changed".to_owned()),
@@ -154,6 +156,7 @@ pub(super) fn lineage() -> Lineage {
             stage(3, "public", "pretrain", &[("tokens", 2)]),
             stage(4, "expert[rust]", "train-expert", &[("anchor", 3), ("tokens", 2)]),
         ],
-        recipe_text: "flow: 1\nname: crates-nano\nseed: 6198\n".into(),
+        recipe_text: "{\n  \"flow\": 1,\n  \"name\": \"crates-nano\",\n  \"seed\": 6198\n}".into(),
+        recipe_digest: digest(500),
     }
 }

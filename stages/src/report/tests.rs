@@ -164,6 +164,26 @@ fn a_defeat_is_called_one() {
     assert_eq!(after[0].2.matches("better in 1 of the 4 domains").count(), 1, "{}", after[0].2);
 }
 
+/// 0 is no tenth of 0.
+#[test]
+fn what_loses_nothing_tells_nothing() {
+    let mut input = sample::input();
+    let full = input.results.iter().find(|model| model.label == "flexolmo").unwrap().evaluation.clone();
+    let of = |input: &ReportInput| {
+        let headlines = build(input).headlines.into_iter();
+        headlines.filter(|headline| headline.claim.contains("other domains stay")).collect::<Vec<_>>()
+    };
+    assert!(of(&input).iter().all(|headline| headline.verdict == Verdict::Holds), "{:?}", of(&input));
+    for model in input.results.iter_mut().filter(|model| model.left_out.is_some()) {
+        model.evaluation = full.clone();
+    }
+    let told = of(&input);
+    assert_eq!(told.len(), 2);
+    for headline in told {
+        assert!(headline.verdict == Verdict::Undecided && headline.text.contains("cannot tell"), "{headline:?}");
+    }
+}
+
 #[test]
 fn a_run_without_results_has_a_report() {
     let files = written(&ReportInput::default(), &Lineage::default());
@@ -205,6 +225,7 @@ fn hostile(text: &str) -> (ReportInput, Lineage) {
         stage.key = text();
         stage.artifact = text();
         stage.inputs = vec![(text(), text())];
+        stage.sources = vec![SourceLine { digest: text(), place: text(), identity: text() }];
         stage.host = Some(text());
         stage.started = Some(text());
         stage.accepted = Some(text());
@@ -352,6 +373,19 @@ fn the_folder_is_a_crate() {
         let linked = entity(root[linked]["@id"].as_str().unwrap());
         assert!(linked["@type"] == "CreativeWork" && linked["name"].is_string(), "{linked}");
     }
+    // What was read and made is not in the folder: works that it mentions, each by its digest.
+    for work in graph.iter().filter(|entity| entity["identifier"].is_string()) {
+        assert_eq!(work["@type"], "CreativeWork", "{work}");
+        assert!(root["mentions"].as_array().unwrap().iter().any(|mention| mention["@id"] == work["@id"]), "{work}");
+    }
+    let curate = entity("#stage/corpus%5Brust%5D");
+    let source = entity(curate["object"]["@id"].as_str().unwrap());
+    let SourceLine { digest, place, .. } = sample::lineage().stages[0].sources[0].clone();
+    assert_eq!((&source["name"], &source["identifier"]), (&place.clone().into(), &format!("blake3:{digest}").into()));
+    for page in ["report.md", "report.html"] {
+        assert!(files[page].contains(&digest) && files[page].contains(&place), "{page}");
+    }
+    assert!(entity("#recipe")["encodingFormat"] == "application/json" && entity("#recipe")["version"].is_string());
     let mentioned: Vec<&str> = root["mentions"].as_array().unwrap().iter().filter_map(|m| m["@id"].as_str()).collect();
     let actions = graph.iter().filter(|entity| entity["@type"] == "CreateAction");
     assert_eq!(actions.clone().count(), sample::lineage().stages.len());
