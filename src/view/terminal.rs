@@ -87,11 +87,7 @@ impl Terminal {
             Event::StageStarted { stage, .. } => self.start(stage, state),
             Event::StageRetrying { stage, attempt, of, wait, error } => {
                 let why = visible(&error.message);
-                line(
-                    "Retrying",
-                    &yellow,
-                    &format!("{stage}: {why}; attempt {attempt} of {of} in {}", duration(*wait)),
-                );
+                line("Retrying", &yellow, &format!("{stage}: {why}; attempt {attempt} of {of} in {}", duration(*wait)));
                 self.show(stage, state);
             }
             Event::StageProgress { stage, .. } => self.show(stage, state),
@@ -112,8 +108,8 @@ impl Terminal {
                 if let Some(help) = &error.help {
                     line("help", &cyan, &visible(help));
                 }
-                for line in log_tail {
-                    line("|", &red, &visible(line));
+                for text in log_tail {
+                    line("|", &red, &visible(text));
                 }
             }
             Event::StageStopped { stage } => {
@@ -217,10 +213,6 @@ impl Terminal {
             }
         }
     }
-}
-
-fn line(verb: &str, colour: &Style, rest: &str) {
-    print_line(&format!("{} {rest}", colour.apply_to(format!("{verb:>VERB$}"))));
 }
 
 fn line(verb: &str, colour: &Style, rest: &str) {
