@@ -144,7 +144,8 @@ pub struct RunArgs {
     /// Start nothing more after the first failure.
     #[arg(long)]
     pub fail_fast: bool,
-    /// Do this stage again although it is cached, and compare the results. May be given more than once.
+    /// Do this stage again although it is cached, and compare the results; the name of a `foreach` stands for all of it. May be
+    /// given more than once.
     #[arg(long, value_name = "STAGE")]
     pub recheck: Vec<String>,
     /// Where the report goes [default: report/RECIPE].

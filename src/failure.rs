@@ -1,6 +1,10 @@
 //! How a command can fail, before it is put in words.
 
-use flow_pipeline::recipe::{Diagnostic, SourceMap};
+use flow_pipeline::{
+    StageError, lost_sources,
+    names::StageId,
+    recipe::{Diagnostic, Recipe, SourceMap},
+};
 
 /// What a command returns when it did not end well.
 #[derive(Debug)]
@@ -43,6 +47,11 @@ impl From<flow_cache::Error> for Failure {
 }
 
 impl Failure {
+    /// What stages cannot use of what lies outside of flow, at its places in the recipe.
+    pub fn lost_sources(recipe: &Recipe, lost: &[(StageId, StageError)]) -> Self {
+        Self::Recipe(lost_sources(recipe, lost), recipe.sources.clone())
+    }
+
     /// A complaint about the command line.
     pub fn usage(message: impl Into<String>, help: impl Into<Option<String>>) -> Self {
         Self::Usage { message: message.into(), help: help.into() }

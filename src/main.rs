@@ -4,6 +4,7 @@
 
 mod cli;
 mod cmd;
+mod excerpt;
 mod failure;
 mod machine;
 mod render_error;

@@ -10,12 +10,13 @@ use flow_pipeline::{
     accept::Unfit,
     chain,
     names::StageId,
-    recipe::{Diagnostic, SourceMap},
+    recipe::{Diagnostic, SourceMap, Span},
     run::{Need, Shortfall},
 };
-use miette::{GraphicalReportHandler, GraphicalTheme, LabeledSpan, MietteDiagnostic, NamedSource, Severity};
+use miette::{GraphicalReportHandler, GraphicalTheme, LabeledSpan, MietteDiagnostic, Severity};
 
 use crate::{
+    excerpt::Excerpt,
     failure::Failure,
     view::{self, numbers},
 };
@@ -61,7 +62,6 @@ fn code(error: &Error) -> u8 {
     match error {
         Error::Recipe(_)
         | Error::Capacity { .. }
-        | Error::Sources(_)
         | Error::NotAccepted(_)
         | Error::NoSuchStage { .. }
         | Error::NoSuchRun { .. }
@@ -86,7 +86,6 @@ fn complaints(error: &Error) -> Vec<Complaint> {
             .iter()
             .map(|diagnostic| Complaint { message: diagnostic.message.clone(), help: diagnostic.help.clone() })
             .collect(),
-        Error::Sources(sources) => lost_sources(sources),
         Error::NotAccepted(stages) => not_accepted(stages),
         Error::Capacity { shortfalls, capacity, profiles } => {
             let list = needs(shortfalls).join("\n  ");
@@ -135,15 +134,6 @@ fn complaints(error: &Error) -> Vec<Complaint> {
         Error::EventLog { path, source } => one(log_help(path, source)),
         Error::Spawn { .. } => one(Some("the program must still be where it was started from".to_owned())),
     }
-}
-
-/// What cannot be read, each once: instances of a stage often share a source.
-fn lost_sources(sources: &[(StageId, StageError)]) -> Vec<Complaint> {
-    let complaint = |(StageError { message, help, cancelled: _, may_pass: _ }, who): (&StageError, String)| Complaint {
-        message: format!("{who} cannot run: failed to {message}"),
-        help: help.clone(),
-    };
-    grouped(sources).into_iter().map(complaint).collect()
 }
 
 /// Why nothing was accepted.
@@ -196,7 +186,13 @@ pub fn unless_refused(ended: ExitCode) -> ExitCode {
 
 /// A command line that cannot be read, or a question for help, as clap puts it; with `--json` for programs too.
 pub fn usage(error: &clap::Error) -> ExitCode {
-    if error.use_stderr() && std::env::args_os().take_while(|word| word != "--").any(|word| word == "--json") {
+    let json = std::env::args_os().take_while(|word| word != "--").any(|word| word == "--json");
+    // clap names the option, which nobody gave.
+    if std::env::var_os("FLOW_STORE").is_some_and(|store| store.is_empty()) && error.to_string().contains("--store") {
+        let message = "`FLOW_STORE` is set to nothing";
+        return print(&Failure::usage(message, "give it the folder of the store, or unset it".to_owned()), json);
+    }
+    if error.use_stderr() && json {
         let text = error.to_string();
         let (message, help) = text.split_once("\n\n").unwrap_or((&text, ""));
         let message = message.trim().trim_start_matches("error: ");
@@ -208,27 +204,11 @@ pub fn usage(error: &clap::Error) -> ExitCode {
     ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
 }
 
-/// The error as a sentence: some texts are fragments, of what was being done.
+/// The error as a sentence. That the store was used is no news.
 fn sentence(error: &Error) -> String {
     match error {
-        Error::Cache(source) => format!("failed to {}", chain(source)),
-        Error::Io { .. }
-        | Error::EventLog { .. }
-        | Error::Format { .. }
-        | Error::Job { .. }
-        | Error::InputLost { .. }
-        | Error::Spawn { .. } => {
-            format!("failed to {}", chain(error))
-        }
-        Error::Recipe(_)
-        | Error::Capacity { .. }
-        | Error::Sources(_)
-        | Error::NotAccepted(_)
-        | Error::NoSuchStage { .. }
-        | Error::NoSuchRun { .. }
-        | Error::OtherFlow { .. }
-        | Error::NoRuns { .. }
-        | Error::NonDeterministic { .. } => chain(error),
+        Error::Cache(source) => StageError::from_error(source).message,
+        other => other.sentence(),
     }
 }
 
@@ -267,6 +247,8 @@ fn cache_help(error: &flow_cache::Error) -> Option<String> {
         flow_cache::Error::Location { .. } => {
             Some("a store is a folder, or a URL such as `s3://bucket/prefix`".to_owned())
         }
+        // A folder has a path, and needs no word about clouds.
+        flow_cache::Error::Store { store, .. } if store.contains("://") => Some(flow_cache::ENVIRONMENT.to_owned()),
         flow_cache::Error::NoCloud { .. } => Some("build flow with `--features cloud`".to_owned()),
         flow_cache::Error::Io { source, .. } | flow_cache::Error::DiskFull { source, .. } => disk_help(source),
         _ => None,
@@ -308,32 +290,27 @@ fn handler() -> GraphicalReportHandler {
 }
 
 fn plain(complaint: Complaint) -> String {
-    let mut shown = MietteDiagnostic::new(complaint.message).with_severity(Severity::Error);
-    shown.help = complaint.help;
+    let mut shown = MietteDiagnostic::new(view::visible(&complaint.message)).with_severity(Severity::Error);
+    shown.help = complaint.help.map(|help| view::visible(&help).into_owned());
     draw(&miette::Report::new(shown))
 }
 
 /// A recipe's complaint with its line and caret. One diagnostic shows one file: places in others are told in words.
 fn render(diagnostic: &Diagnostic, sources: &SourceMap) -> String {
-    let mut shown = MietteDiagnostic::new(diagnostic.message.clone()).with_code(diagnostic.code);
-    shown.help.clone_from(&diagnostic.help);
+    let mut shown = MietteDiagnostic::new(view::visible(&diagnostic.message)).with_code(diagnostic.code);
+    shown.help = diagnostic.help.as_deref().map(|help| view::visible(help).into_owned());
     let Some((span, words)) = &diagnostic.label else { return draw(&miette::Report::new(shown)) };
     let Some(file) = sources.get(span.file) else { return draw(&miette::Report::new(shown)) };
-    let label = |start: u32, end: u32, words: &str| {
-        // A place of no width has no caret: widen it to a character.
-        let length = (end.max(start + 1) - start) as usize;
-        LabeledSpan::new(Some(words.to_owned()).filter(|words| !words.is_empty()), start as usize, length)
+    // A map's span may be a page long: its first line says where. A place of no width has no caret: widen it to a character.
+    let range = |span: &Span| {
+        let rest = file.text.get(span.start as usize..span.end as usize).unwrap_or_default();
+        (span.start as usize, rest.find('\n').unwrap_or(rest.len()).max(1))
     };
-    // A map's span may be a page long: its first line says where.
-    let end = |start: u32, end: u32| {
-        let rest = file.text.get(start as usize..end as usize).unwrap_or_default();
-        start + rest.find('\n').unwrap_or(rest.len()) as u32
-    };
-    let mut labels = vec![label(span.start, end(span.start, span.end), words)];
+    let mut here = vec![(range(span), words)];
     let mut elsewhere = Vec::new();
     for (other, words) in &diagnostic.related {
         if other.file == span.file {
-            labels.push(label(other.start, end(other.start, other.end), words));
+            here.push((range(other), words));
         } else {
             elsewhere.push(format!("{}: {words}", sources.place(*other)));
         }
@@ -342,8 +319,13 @@ fn render(diagnostic: &Diagnostic, sources: &SourceMap) -> String {
         let help = shown.help.take().into_iter().chain(elsewhere).collect::<Vec<_>>().join("\n");
         shown.help = Some(help);
     }
+    let excerpt = Excerpt::new(&file.name, &file.text, &here.iter().map(|(range, _)| *range).collect::<Vec<_>>());
+    let labels = here.iter().enumerate().map(|(nth, (_, words))| {
+        let (start, length) = excerpt.place(nth);
+        LabeledSpan::new(Some(view::visible(words).into_owned()).filter(|words| !words.is_empty()), start, length)
+    });
     let shown = shown.with_labels(labels);
-    draw(&miette::Report::new(shown).with_source_code(NamedSource::new(&file.name, file.text.to_string())))
+    draw(&miette::Report::new(shown).with_source_code(excerpt))
 }
 
 fn draw(report: &miette::Report) -> String {

@@ -6,6 +6,7 @@ pub mod diff;
 pub mod json;
 pub mod numbers;
 pub mod plan;
+pub mod progress;
 pub mod runs;
 pub mod status;
 pub mod table;
@@ -87,6 +88,17 @@ pub fn harmless(text: &str, colours: bool) -> Cow<'_, str> {
     Cow::Owned(out)
 }
 
+/// A text of others, with all its control characters spelled out but for line ends and tabs.
+pub fn visible(text: &str) -> Cow<'_, str> {
+    harmless(text, false)
+}
+
+/// Every line but the first begins below the first one's text.
+pub fn indented(text: &str, columns: usize) -> Cow<'_, str> {
+    let text = text.trim_end_matches('\n');
+    if text.contains('\n') { text.replace('\n', &format!("\n{}", " ".repeat(columns))).into() } else { text.into() }
+}
+
 const RESET: &str = "\u{1b}[0m";
 
 /// The length of the colour that the text begins with, such as `ESC [ 1;31 m`, and whether it is the end of all colours. Bold, dim,
@@ -133,5 +145,11 @@ mod tests {
         }
         let plain = harmless("\u{1b}[1;31mred\u{1b}[0m", false);
         assert_eq!(plain, r"\u{1b}[1;31mred\u{1b}[0m", "without colours none is flow's own");
+    }
+
+    #[test]
+    fn further_lines_stand_below_the_first() {
+        assert_eq!(indented("one\ntwo\nthree\n", 3), "one\n   two\n   three");
+        assert_eq!(indented("one", 3), "one");
     }
 }

@@ -23,6 +23,7 @@ mod stories {
     mod plan_and_graph;
     mod process;
     mod remote;
+    mod said_plainly;
     mod store;
     mod surroundings;
     mod training;

@@ -65,7 +65,7 @@ pub use digest::{ArtifactDigest, BlobDigest, StageKey};
 pub use error::{Error, Result};
 #[cfg(any(test, feature = "suite"))]
 pub use flow_patience::faults;
-pub use flow_patience::{Patience, WAITS};
+pub use flow_patience::{ENVIRONMENT, Patience, WAITS};
 pub use folder::write_over;
 pub use gc::{GcDone, GcPlan, Keep};
 pub use holder::Holder;

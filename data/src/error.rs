@@ -120,7 +120,7 @@ pub enum Error {
     },
     /// Compressed files of a corpus end early or are damaged.
     #[error(
-        "read the sources of domain `{domain}`: {streams} compressed files are damaged or cut off, `max_broken.streams` allows {allowed}; bring them again:\n{samples}"
+        "read the sources of domain `{domain}`: {streams} compressed file{} damaged or cut off, `max_broken.streams` allows {allowed}; bring them again:\n{samples}", if *.streams == 1 { " is" } else { "s are" }
     )]
     BrokenStreams {
         /// The domain.

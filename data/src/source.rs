@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 
 pub use cargo::{CargoSpec, Take};
 pub use files::{FilesSpec, Format};
-pub use flow_patience::Patience;
+pub use flow_patience::{ENVIRONMENT, Patience};
 
 use crate::{Error, Result, document::Document};
 

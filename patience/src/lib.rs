@@ -20,3 +20,7 @@ mod tests;
 
 pub use patient::{Patience, may_pass};
 pub use waits::WAITS;
+
+/// What a person can do where a store in a cloud refuses, or where nothing answers at its address.
+pub const ENVIRONMENT: &str = "address and credentials come from the environment, by the clouds' own names, such as `AWS_ENDPOINT`, \
+                               `AWS_REGION` and `AWS_ACCESS_KEY_ID`";

@@ -84,7 +84,7 @@ pub enum Unfit {
         artifact: ArtifactDigest,
     },
     /// A source outside of flow cannot be read.
-    #[error("failed to {0}")]
+    #[error("{0}")]
     Blocked(StageError),
     /// Somebody has its lease.
     #[error("{holder} is making it now")]

@@ -62,9 +62,6 @@ pub enum Error {
         /// Profiles of the recipe that may fit.
         profiles: Vec<String>,
     },
-    /// A source outside of flow is not there.
-    #[error("{} source(s) of the recipe cannot be read", .0.len())]
-    Sources(Vec<(StageId, StageError)>),
     /// A stage named on the command line is not in the recipe.
     #[error("no stage is named `{name}`")]
     NoSuchStage {
@@ -144,20 +141,41 @@ fn on_record(record: &Record) -> String {
 }
 
 impl Error {
+    /// The error with its causes as a sentence: some texts are fragments, of what was being done.
+    pub fn sentence(&self) -> String {
+        match self {
+            Self::Cache(_)
+            | Self::Io { .. }
+            | Self::EventLog { .. }
+            | Self::Format { .. }
+            | Self::Job { .. }
+            | Self::InputLost { .. }
+            | Self::Spawn { .. } => failed_to(chain(self)),
+            Self::Recipe(_)
+            | Self::Capacity { .. }
+            | Self::NotAccepted(_)
+            | Self::NoSuchStage { .. }
+            | Self::NoSuchRun { .. }
+            | Self::OtherFlow { .. }
+            | Self::NoRuns { .. }
+            | Self::NonDeterministic { .. } => chain(self),
+        }
+    }
+
     /// An I/O failure with what was being done.
     pub fn io(doing: &'static str) -> impl FnOnce(std::io::Error) -> Self {
         move |source| Self::Io { doing, source }
     }
 }
 
-/// What a stage says when it cannot do its work: the text that a person reads, and what to do.
+/// What a stage says when it cannot do its work: the sentence that a person reads, and what to do.
 ///
 /// It crosses a process boundary, so it is text and no longer the engine's own type.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize, thiserror::Error)]
 #[error("{message}")]
 #[serde(deny_unknown_fields)]
 pub struct StageError {
-    /// The error and its causes, outermost first, joined by `: `.
+    /// The error and its causes, outermost first, joined by `: `; a sentence, such as `failed to read …`.
     pub message: String,
     /// What the person can do about it.
     #[serde(default)]
@@ -168,12 +186,16 @@ pub struct StageError {
     /// The same may go well in a while, such as where a store did not answer: tried again where the recipe has `retries`.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub may_pass: bool,
+    /// The param that it is about, such as `sources[0]`: what the recipe says there is shown. Not written, since a run has no
+    /// recipe's text.
+    #[serde(skip)]
+    pub param: Option<String>,
 }
 
 impl StageError {
     /// An error without advice.
     pub fn new(message: impl Into<String>) -> Self {
-        Self { message: message.into(), help: None, cancelled: false, may_pass: false }
+        Self { message: message.into(), help: None, cancelled: false, may_pass: false, param: None }
     }
 
     /// The word of a stage that stopped when it was asked to.
@@ -190,28 +212,42 @@ impl StageError {
     /// The same error as the cause of what was being done.
     #[must_use]
     pub fn within(mut self, doing: &str) -> Self {
-        self.message = format!("{doing}: {}", self.message);
+        let what = self.message.strip_prefix(FAILED_TO).unwrap_or(&self.message);
+        self.message = format!("{FAILED_TO}{doing}: {what}");
         self
     }
 
-    /// The error and all its sources as one line.
+    /// The same error as what became of the use of a param.
+    #[must_use]
+    pub fn of_param(self, param: &str) -> Self {
+        Self { param: Some(param.to_owned()), ..self.within(&format!("use `{param}`")) }
+    }
+
+    /// The error and all its sources as one sentence: the errors of engines are fragments, of what was being done.
     pub fn from_error(error: &(dyn std::error::Error + 'static)) -> Self {
-        let mut message = error.to_string();
-        let mut source = error.source();
-        while let Some(cause) = source {
-            let text = cause.to_string();
-            // Some libraries repeat their source in their own text.
-            if !message.contains(&text) {
-                message.push_str(": ");
-                message.push_str(&text);
-            }
-            source = cause.source();
-        }
-        Self::new(message)
+        Self::new(failed_to(chain(error)))
     }
 }
 
-/// The text of an error with all its causes, as people read it.
+/// The text of an error with all its causes.
 pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    StageError::from_error(error).message
+    let mut message = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let text = cause.to_string();
+        // Some libraries repeat their source in their own text.
+        if !message.contains(&text) {
+            message.push_str(": ");
+            message.push_str(&text);
+        }
+        source = cause.source();
+    }
+    message
 }
+
+/// What was being done as a sentence; some libraries' fragments are sentences already.
+fn failed_to(fragment: String) -> String {
+    if fragment.starts_with(FAILED_TO) { fragment } else { format!("{FAILED_TO}{fragment}") }
+}
+
+const FAILED_TO: &str = "failed to ";

@@ -18,7 +18,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
     context::Context,
-    error::{Error, Result, StageError, chain},
+    error::{Error, Result, StageError},
     job::{FORMAT, Job, JobResult, read_json, write_json},
     registry::Registry,
 };
@@ -135,7 +135,7 @@ fn clear(output: &Path) -> Result<(), StageError> {
 
 fn run(path: &Path, job: Job, registry: &Registry, cancelled: Arc<AtomicBool>) -> Result<(), StageError> {
     let refuse = |why: String| {
-        StageError::new(chain(&Error::Job { path: path.to_path_buf(), why }))
+        StageError::from_error(&Error::Job { path: path.to_path_buf(), why })
             .with_help("run the same version of flow everywhere")
     };
     if job.format != FORMAT {

@@ -1,6 +1,7 @@
 //! Where a stage's process runs. Whatever the executor, the process is `flow exec JOB` and answers in the job's files.
 
 pub mod local;
+pub mod signal;
 
 use std::{path::PathBuf, time::Duration};
 

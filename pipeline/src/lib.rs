@@ -47,4 +47,4 @@ mod misfit;
 mod tests;
 
 pub use error::{Error, Result, StageError, chain};
-pub use misfit::{Misfit, Place};
+pub use misfit::{Misfit, Place, lost_sources};

@@ -2,7 +2,11 @@
 //!
 //! A kind knows params by name and no recipe; [`Misfit::into_diagnostic`] finds the place in the recipe's text.
 
-use crate::recipe::{Diagnostic, Node, Span, StageSpec};
+use crate::{
+    error::StageError,
+    names::StageId,
+    recipe::{Diagnostic, Node, Recipe, Span, StageSpec},
+};
 
 /// What a misfit is about.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -92,6 +96,32 @@ impl Misfit {
 fn input(stage: &StageSpec, role: &str) -> Option<Span> {
     let input = stage.inputs.iter().find(|input| input.role.value == role)?;
     Some(input.refs.first().map_or(input.role.span, |reference| reference.span))
+}
+
+/// Complaints about what stages cannot use of what lies outside of flow, each once: instances of a stage often share a source.
+pub fn lost_sources(recipe: &Recipe, lost: &[(StageId, StageError)]) -> Vec<Diagnostic> {
+    let mut groups: Vec<(&StageError, Span, Vec<&StageSpec>)> = Vec::new();
+    for (id, error) in lost {
+        let Some(stage) = recipe.stages.iter().find(|stage| stage.id == *id) else { continue };
+        let span = match error.param.as_deref().map(|param| find(&stage.with, param)) {
+            Some(Ok(span) | Err(Some(span))) => span,
+            Some(Err(None)) => stage.with.span,
+            None => stage.span,
+        };
+        match groups.iter_mut().find(|(known, at, _)| *known == error && *at == span) {
+            Some((_, _, stages)) => stages.push(stage),
+            None => groups.push((error, span, vec![stage])),
+        }
+    }
+    let complaint = |(error, span, stages): (&StageError, Span, Vec<&StageSpec>)| {
+        let names: Vec<String> = stages.iter().take(3).map(|stage| stage.id.to_string()).collect();
+        let names = names.join(", ");
+        let who = if stages.len() > 3 { format!("{names} and {} more", stages.len() - 3) } else { names };
+        let words = if error.param.is_some() { "" } else { "this stage" };
+        let complaint = Diagnostic::new("recipe::source", format!("{who} cannot run: {}", error.message));
+        Diagnostic { help: error.help.clone(), ..complaint.at(span, words) }
+    };
+    groups.into_iter().map(complaint).collect()
 }
 
 /// The place of the value at `path`; where it is not, that of the innermost value on the way to it, if there is one.

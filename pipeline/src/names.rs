@@ -183,6 +183,11 @@ impl FromStr for StageId {
     fn from_str(text: &str) -> Result<Self, NameError> {
         match text.strip_suffix(']').and_then(|rest| rest.split_once('[')) {
             Some((base, instance)) => Ok(StageId::of(StageName::new(base)?, InstanceName::new(instance)?)),
+            None if text.contains('[') => Err(NameError {
+                text: text.chars().take(MAX_NAME + 1).collect(),
+                what: "stage name",
+                reason: "its bracket is not closed by a `]` at the end",
+            }),
             None => Ok(StageId::plain(StageName::new(text)?)),
         }
     }

@@ -40,6 +40,8 @@ pub struct Recipe {
     pub seed: u64,
     /// The compute device that it asks for; the command line may name another.
     pub device: Option<String>,
+    /// Where it does.
+    pub device_span: Option<Span>,
     /// All stages after `foreach`, sorted by id. Their references exist and make no cycle.
     pub stages: Vec<StageSpec>,
     /// `public` where there is one, then the domains, sorted by name.
@@ -188,7 +190,8 @@ fn build(
         Some(name) if found.is_empty() => Ok(Recipe {
             name,
             seed: raw.seed,
-            device: raw.device.clone(),
+            device_span: raw.device.as_ref().map(|device| device.span),
+            device: raw.device.map(|device| device.value),
             stages,
             members,
             sources,

@@ -213,7 +213,7 @@ pub fn erase<K: Kind>() -> Box<dyn AnyKind> {
 }
 
 fn reread<T: DeserializeOwned>(value: &Value, what: &str) -> Result<T, StageError> {
-    T::deserialize(value).map_err(|e| StageError::new(format!("read the {what} of a job: {e}")))
+    T::deserialize(value).map_err(|e| StageError::new(format!("failed to read the {what} of a job: {e}")))
 }
 
 /// The property names of an object schema.

@@ -49,6 +49,10 @@ impl WhyArgs {
         match self.named.as_slice() {
             [recipe, stage] if self.run.is_none() => Ok((stage.clone(), Some(with(recipe)))),
             [_, _] => Err(Failure::usage("a recipe and a run are two things to ask about", help)),
+            [recipe] if recipe.contains(['.', '/']) => {
+                let help = format!("`flow plan {recipe}` lists the stages; `flow why {recipe} STAGE` asks about one");
+                Err(Failure::usage(format!("`{recipe}` is a recipe, and no stage of it is named"), help))
+            }
             [stage] if self.profile.is_empty() && self.set.is_empty() => Ok((stage.clone(), None)),
             _ => Err(Failure::usage("what is laid over a recipe needs the recipe", help)),
         }
@@ -98,7 +102,7 @@ pub struct LogsArgs {
     #[arg(long, value_name = "RUN")]
     pub run: Option<String>,
     #[command(flatten)]
-    pub folder: FolderArgs,
+    pub store: StoreArgs,
 }
 
 /// `flow why`.

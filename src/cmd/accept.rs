@@ -26,7 +26,7 @@ pub fn accept(args: &AcceptArgs, json: bool) -> Ended {
     planning::runtime()?.block_on(async {
         let cache = planning::open(&args.store).await?;
         let prepared = planning::prepare(&recipe, &flow_stages::registry(), &cache, &[])?;
-        let numerics = planning::numerics(args.device.device(&recipe))?;
+        let numerics = planning::chosen_numerics(&recipe, &args.device)?;
         let proposal = flow_cache::in_place(accept::propose(&prepared, &numerics, &cache, &asked, &reason)).await?;
         accept::record(&cache, &proposal).await?;
         let flushed = cache.flush().await;

@@ -9,6 +9,7 @@ use flow_cache::{ArtifactDigest, Cache, Holder, plain};
 use flow_pipeline::{
     Error,
     plan::{Plan, PreparedStage},
+    recipe::Recipe,
 };
 use flow_stages::interop::{self, Description, Holds, Options, Source};
 use fs_err as fs;
@@ -29,11 +30,11 @@ pub fn export(args: &ExportArgs, json: bool) -> Ended {
     let recipe = planning::load(&args.recipe)?;
     let registry = flow_stages::registry();
     let written = planning::runtime()?.block_on(async {
-        let cache = planning::open(&args.store).await?;
+        let cache = planning::open_to_look(&args.store).await?;
         let prepared = planning::prepare(&recipe, &registry, &cache, std::slice::from_ref(&args.stage))?;
-        let plan = planning::plan(prepared, &cache, args.device.device(&recipe), &[]).await?;
+        let plan = planning::plan(prepared, &cache, planning::chosen_numerics(&recipe, &args.device)?, &[]).await?;
         let stage = chosen(&plan, args)?;
-        write(&plan, stage, &cache, args).await
+        write(&recipe, &plan, stage, &cache, args).await
     })?;
     if json {
         view::json::pretty(&written);
@@ -60,7 +61,13 @@ fn chosen(plan: &Plan, args: &ExportArgs) -> Result<usize, Failure> {
 }
 
 /// Puts the stage's artifact aside, exports it and gives the folder its name: it is there whole or not at all.
-async fn write(plan: &Plan, at: usize, cache: &Cache, args: &ExportArgs) -> Result<Description, Failure> {
+async fn write(
+    recipe: &Recipe,
+    plan: &Plan,
+    at: usize,
+    cache: &Cache,
+    args: &ExportArgs,
+) -> Result<Description, Failure> {
     let stage = &plan.stages()[at];
     let Some(holds) = interop::held_by(stage.kind) else {
         let message = format!("`{}` is of the kind `{}`, whose artifact is no model", stage.id, stage.kind);
@@ -68,7 +75,7 @@ async fn write(plan: &Plan, at: usize, cache: &Cache, args: &ExportArgs) -> Resu
                     gives the dense model with that expert";
         return Err(Failure::usage(message, help.to_owned()));
     };
-    let artifact = cached(plan, at, args)?;
+    let artifact = cached(recipe, plan, at, args)?;
     let aside = Aside::beside(&args.out)?;
     // An artifact may be as large as what is written, and linked it takes no room. A store that only can be read has no such place.
     let laid_out = Aside::make(cache.room_to_lay_out()).ok();
@@ -81,7 +88,7 @@ async fn write(plan: &Plan, at: usize, cache: &Cache, args: &ExportArgs) -> Resu
         Holds::Expert { public: role } => {
             // The plan has checked that the role is filled.
             if let Some(input) = stage.inputs.iter().find(|input| input.role == role) {
-                cache.materialize(&cached(plan, input.stage, args)?, &public).await?;
+                cache.materialize(&cached(recipe, plan, input.stage, args)?, &public).await?;
             }
             Source::Expert { bundle: &model, public: &public, scratch: &scratch }
         }
@@ -100,13 +107,13 @@ async fn write(plan: &Plan, at: usize, cache: &Cache, args: &ExportArgs) -> Resu
 }
 
 /// The artifact of a stage, which must be there.
-fn cached(plan: &Plan, at: usize, args: &ExportArgs) -> Result<ArtifactDigest, Failure> {
+fn cached(recipe: &Recipe, plan: &Plan, at: usize, args: &ExportArgs) -> Result<ArtifactDigest, Failure> {
     if let Some(artifact) = plan.artifact(at) {
         return Ok(artifact);
     }
     let blocked = plan.blocked();
     if !blocked.is_empty() {
-        return Err(Error::Sources(blocked).into());
+        return Err(Failure::lost_sources(recipe, &blocked));
     }
     let stage = &plan.stages()[at].id;
     Err(Failure::usage(

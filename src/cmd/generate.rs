@@ -8,7 +8,7 @@ use flow_stages::{
     interop::{self, Trouble},
 };
 
-use super::import;
+use super::{import, planning};
 use crate::{
     cli::GenerateArgs,
     failure::{Ended, Failure},
@@ -17,6 +17,7 @@ use crate::{
 
 /// Runs the command.
 pub fn generate(args: &GenerateArgs, json: bool) -> Ended {
+    planning::check_device(&args.device)?;
     let cores = machine::capacity(args.device.threads, 0).cores;
     interop::start(cores as usize).map_err(|trouble| import::failure(trouble, "start"))?;
     let device = args.device.device.as_deref().unwrap_or("cpu");
@@ -71,6 +72,6 @@ fn attribution(pieces: &[Piece]) -> String {
 }
 
 fn refused(error: StageError) -> Failure {
-    let StageError { message, help, cancelled: _, may_pass: _ } = error;
+    let StageError { message, help, cancelled: _, may_pass: _, param: _ } = error;
     Failure::usage(message, help)
 }

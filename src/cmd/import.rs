@@ -12,6 +12,7 @@ use flow_pipeline::Error;
 use flow_stages::interop::{self, Description, Trouble};
 use fs_err as fs;
 
+use super::planning;
 use crate::{
     cli::ImportArgs,
     failure::{Ended, Failure},
@@ -24,6 +25,7 @@ use crate::{
 
 /// Runs the command.
 pub fn import(args: &ImportArgs, json: bool) -> Ended {
+    planning::check_device(&args.device)?;
     let cores = machine::capacity(args.device.threads, 0).cores;
     interop::start(cores as usize).map_err(|trouble| failure(trouble, "start"))?;
     if let Some(file) = &args.score {
@@ -58,8 +60,8 @@ fn score(args: &ImportArgs, file: &Path) -> Ended {
 /// A refusal is the command line's fault: another folder, file or flag is needed. What failed all the same is not.
 pub fn failure(trouble: Trouble, doing: &str) -> Failure {
     match trouble {
-        Trouble::Refused(error) => Failure::usage(format!("failed to {}", error.message), error.help),
-        Trouble::Failed(error) => Failure::Failed { message: format!("failed to {}", error.message), help: error.help },
+        Trouble::Refused(error) => Failure::usage(error.message, error.help),
+        Trouble::Failed(error) => Failure::Failed { message: error.message, help: error.help },
         Trouble::Disk(source) => {
             let doing = match doing {
                 "export" => "write the model",

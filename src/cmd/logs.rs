@@ -26,7 +26,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
 /// Runs the command.
 pub fn logs(args: &LogsArgs, json: bool) -> Ended {
-    let folder = planning::run(&args.folder.store, args.run.as_deref())?;
+    let folder = planning::run(&args.store.store, args.run.as_deref())?;
     let state = folder.state()?;
     let id = planning::choose(state.order.iter(), &args.stage)?;
     let mut stage = state.stages.get(&id).cloned().unwrap_or_default();
@@ -43,8 +43,8 @@ pub fn logs(args: &LogsArgs, json: bool) -> Ended {
             return Ok(if cut_off || stage.phase == Phase::Failed { ExitCode::FAILURE } else { ExitCode::SUCCESS });
         }
     }
-    let (text, run) = match history::read_log(&folder.log(&id))? {
-        Some(text) => (Some(text), Some(folder.id().to_owned())),
+    let Kept { text, run, elsewhere } = match history::read_log(&folder.log(&id))? {
+        Some(text) => Kept { text: Some(text), run: Some(folder.id().to_owned()), elsewhere: false },
         None => kept(args, &stage)?,
     };
     let text = text.map(|text| String::from_utf8_lossy(&text).into_owned());
@@ -53,6 +53,14 @@ pub fn logs(args: &LogsArgs, json: bool) -> Ended {
         return Ok(ExitCode::SUCCESS);
     }
     match text.as_deref() {
+        None if elsewhere => {
+            let run = run.unwrap_or_default();
+            view::terminal::remark(&format!(
+                "{id} ({}) was made in run {run}, and what it printed there is not in this store; `--remote` names a shared store \
+                 that has it",
+                phase(&stage)
+            ));
+        }
         Some("") | None => {
             let error = stage.error.as_ref().map(|error| format!("; it failed: {}", error.message)).unwrap_or_default();
             view::terminal::remark(&format!("{id} ({}) printed nothing{error}", phase(&stage)));
@@ -70,17 +78,30 @@ pub fn logs(args: &LogsArgs, json: bool) -> Ended {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The log that is kept with the record, and the run that made it.
-fn kept(args: &LogsArgs, stage: &StageState) -> Result<(Option<Vec<u8>>, Option<String>), Failure> {
-    let Some(key) = stage.key else { return Ok((None, None)) };
-    let cache = planning::open_existing(&args.folder.store)?;
+/// What is known of what a stage printed when it was made.
+struct Kept {
+    text: Option<Vec<u8>>,
+    run: Option<String>,
+    /// It printed something, but that is not here.
+    elsewhere: bool,
+}
+
+/// The log that is kept with the record, and the run that made it. What came from a shared store has its log there.
+fn kept(args: &LogsArgs, stage: &StageState) -> Result<Kept, Failure> {
+    let mut kept = Kept { text: None, run: None, elsewhere: false };
+    let Some(key) = stage.key else { return Ok(kept) };
+    let cache = planning::open_existing(&args.store.store)?;
     planning::runtime()?.block_on(async {
-        let Some(record) = cache.record(&key).await? else { return Ok((None, None)) };
-        let log = match &record.log {
-            Some(log) => cache.blob(log).await?.map(|bytes| bytes.to_vec()),
-            None => None,
-        };
-        Ok((log, Some(record.run)))
+        let Some(record) = cache.record(&key).await? else { return Ok(kept) };
+        kept.run = Some(record.run);
+        let Some(log) = record.log else { return Ok(kept) };
+        kept.text = cache.blob(&log).await?.map(|bytes| bytes.to_vec());
+        if kept.text.is_none() && args.store.remote.is_some() {
+            let cache = planning::open_to_look(&args.store).await?;
+            kept.text = cache.blob(&log).await?.map(|bytes| bytes.to_vec());
+        }
+        kept.elsewhere = kept.text.is_none();
+        Ok(kept)
     })
 }
 

@@ -15,7 +15,7 @@ use super::planning;
 use crate::{
     cli::PlanArgs,
     failure::{Ended, Failure},
-    view,
+    render_error, view,
 };
 
 /// Runs the command.
@@ -23,7 +23,7 @@ pub fn plan(args: &PlanArgs, json: bool) -> Ended {
     let run = args.diff.as_deref().map(|run| planning::run(&args.store.store, Some(run))).transpose()?;
     let recipe = planning::load(&args.recipe)?;
     let plan = planning::runtime()?.block_on(async {
-        let cache = planning::open(&args.store).await?;
+        let cache = planning::open_to_look(&args.store).await?;
         let mut plan = planning::planned(&recipe, &args.stages, &cache, &args.device).await?;
         expect(&mut plan, &cache).await?;
         Ok::<_, Failure>(plan)
@@ -40,11 +40,15 @@ pub fn plan(args: &PlanArgs, json: bool) -> Ended {
         }
         view::plan::differences(&comparison, [&format!("run {}", run.id()), "this plan"])
     } else {
+        let blocked = plan.blocked();
+        let refused = (!blocked.is_empty()).then(|| Failure::lost_sources(&recipe, &blocked));
         if json {
             view::json::pretty(&plan);
-            return Ok(ExitCode::SUCCESS);
+            // The plan is the one value that is written; it has the errors.
+            return Ok(refused.map_or(ExitCode::SUCCESS, |failure| render_error::print(&failure, false)));
         }
-        view::plan::text(&plan)
+        view::print(&view::plan::text(&plan));
+        return refused.map_or(Ok(ExitCode::SUCCESS), Err);
     };
     view::print(&text);
     Ok(ExitCode::SUCCESS)

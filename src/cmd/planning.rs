@@ -1,13 +1,14 @@
 //! What `run`, `plan`, `graph` and `report` have in common: recipe, store and plan.
 
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use flow_cache::{Cache, HashMemo, Location, Patience};
 use flow_pipeline::{
+    StageError,
     key::Numerics,
     names::StageId,
     plan::{self, Artifacts, CacheProbe, Plan, Prepared, Verdict, WrittenPlan, cause, prepare::Surroundings},
-    recipe::{self, LoadOptions, Recipe},
+    recipe::{self, Diagnostic, LoadOptions, Recipe},
     registry::Registry,
     run::{Asked, RunFolder, Unchanged},
 };
@@ -15,6 +16,7 @@ use flow_pipeline::{
 use crate::{
     cli::{DeviceArgs, RecipeArgs, StoreArgs},
     failure::Failure,
+    view,
 };
 
 /// Reads a recipe with all that is laid over it.
@@ -27,12 +29,51 @@ pub fn options(args: &RecipeArgs) -> LoadOptions {
     LoadOptions { profiles: args.profile.clone(), set: args.set.clone() }
 }
 
-/// Opens the store and the one behind it.
+/// Opens the store and the one behind it, which is made where it is a folder that is not there.
 pub async fn open(args: &StoreArgs) -> Result<Cache, Failure> {
-    let remote = args.remote.as_deref().map(str::parse::<Location>).transpose()?;
+    let remote = location(args)?;
+    if let Some(Location::Folder(folder)) = &remote
+        && let Some(note) = like_a_bucket(folder)
+    {
+        view::terminal::warning(&format!("the shared store is a new folder, {}: {note}", folder.display()));
+    }
+    open_over(args, remote.as_ref()).await
+}
+
+/// Opens the store and the one behind it for a command that only looks: it makes no folder for a shared store.
+pub async fn open_to_look(args: &StoreArgs) -> Result<Cache, Failure> {
+    let remote = location(args)?;
+    if let Some(Location::Folder(folder)) = &remote
+        && !folder.is_dir()
+    {
+        let note = like_a_bucket(folder).unwrap_or_else(|| "`flow run` makes it".to_owned());
+        view::terminal::warning(&format!("there is no shared store in {}: {note}", folder.display()));
+        return open_over(args, None).await;
+    }
+    open_over(args, remote.as_ref()).await
+}
+
+async fn open_over(args: &StoreArgs, remote: Option<&Location>) -> Result<Cache, Failure> {
     let patience =
         Patience { timeout: args.remote_timeout.as_std(), attempts: args.remote_attempts, ..Patience::default() };
-    Ok(Cache::open_with(&args.store, remote.as_ref(), patience).await?)
+    Ok(Cache::open_with(&args.store, remote, patience).await?)
+}
+
+fn location(args: &StoreArgs) -> Result<Option<Location>, Failure> {
+    let parsed = args.remote.as_deref().map(str::parse::<Location>).transpose();
+    parsed.map_err(|error| {
+        let message = StageError::from_error(&error).message;
+        let help = "a store is a folder, or a URL such as `s3://bucket/prefix`".to_owned();
+        named_by_variable("FLOW_REMOTE", "--remote", args.remote.as_deref(), message, Some(help))
+    })
+}
+
+/// A word on a folder that is not there and is written as a bucket would be.
+fn like_a_bucket(folder: &Path) -> Option<String> {
+    let plain = folder.components().next().is_some_and(|first| matches!(first, Component::Normal(_)));
+    let written = folder.to_string_lossy();
+    (plain && !written.starts_with('.') && !folder.exists())
+        .then(|| format!("for a bucket write `s3://{written}`, for a folder `./{written}`"))
 }
 
 /// Types the recipe's stages and looks at their sources.
@@ -70,12 +111,30 @@ fn save(memo: &HashMemo) {
 }
 
 /// A plan against this store.
-pub async fn plan(prepared: Prepared, cache: &Cache, device: &str, recheck: &[String]) -> Result<Plan, Failure> {
-    let numerics = numerics(device)?;
-    let recheck = stage_ids(recheck)?;
+pub async fn plan(prepared: Prepared, cache: &Cache, numerics: Numerics, recheck: &[StageId]) -> Result<Plan, Failure> {
     let recipe = prepared.recipe.clone();
     // Ten thousand records are looked for one by one, and nothing else goes on meanwhile.
-    Ok(flow_cache::in_place(plan::plan(prepared, numerics, &CacheProbe::new(cache, &recipe), &recheck)).await?)
+    Ok(flow_cache::in_place(plan::plan(prepared, numerics, &CacheProbe::new(cache, &recipe), recheck)).await?)
+}
+
+/// The stages of a run that a person wants to be done again.
+pub fn rechecked(recipe: &Recipe, prepared: &Prepared, names: &[String]) -> Result<Vec<StageId>, Failure> {
+    let mut rechecked = Vec::new();
+    for name in stage_ids(names)? {
+        let all = plan::prepare::named(&name, recipe.stages.iter().map(|stage| &stage.id))?;
+        let asked = all.into_iter().filter(|id| prepared.stages.iter().any(|stage| stage.id == **id));
+        let before = rechecked.len();
+        rechecked.extend(asked.cloned());
+        if rechecked.len() == before {
+            return Err(Failure::usage(
+                format!(
+                    "`--recheck {name}`: that stage is not one of those that this run was asked for, nor needed by them"
+                ),
+                Some(format!("name `{name}` beside them, or name none, so that the whole recipe is run")),
+            ));
+        }
+    }
+    Ok(rechecked)
 }
 
 /// The plan as it is written, with what was accepted and the causes of all that would run.
@@ -109,7 +168,7 @@ pub async fn planned(
     device: &DeviceArgs,
 ) -> Result<WrittenPlan, Failure> {
     let prepared = prepare(recipe, &flow_stages::registry(), cache, stages)?;
-    let plan = plan(prepared, cache, device.device(recipe), &[]).await?;
+    let plan = plan(prepared, cache, chosen_numerics(recipe, device)?, &[]).await?;
     explained(&plan, cache).await
 }
 
@@ -153,17 +212,54 @@ pub fn choose<'a>(ids: impl Iterator<Item = &'a StageId>, name: &str) -> Result<
 }
 
 /// What the device has to do with the bytes of a result. Fails before anything runs if it cannot be used.
-pub fn numerics(device: &str) -> Result<Numerics, Failure> {
-    let (backend, dtype) =
-        flow_stages::device::numerics(device).map_err(|error| Failure::usage(error.message, error.help))?;
+pub fn numerics(device: &str) -> Result<Numerics, StageError> {
+    let (backend, dtype) = flow_stages::device::numerics(device)?;
     Ok(Numerics { backend, dtype })
+}
+
+/// [`numerics`] of the device that a person chose; what is wrong with it is said where it was chosen.
+pub fn chosen_numerics(recipe: &Recipe, args: &DeviceArgs) -> Result<Numerics, Failure> {
+    numerics(args.device(recipe)).map_err(|error| match recipe.device_span {
+        Some(span) if args.device.is_none() => {
+            let complaint = Diagnostic::new("recipe::device", error.message).at(span, "");
+            Failure::Recipe(vec![Diagnostic { help: error.help, ..complaint }], recipe.sources.clone())
+        }
+        _ => refused_device(args, error),
+    })
+}
+
+/// Fails where the device that the command line names, or its environment, cannot be used.
+pub fn check_device(args: &DeviceArgs) -> Result<(), Failure> {
+    let Some(device) = &args.device else { return Ok(()) };
+    numerics(device).map(drop).map_err(|error| refused_device(args, error))
+}
+
+fn refused_device(args: &DeviceArgs, error: StageError) -> Failure {
+    named_by_variable("FLOW_DEVICE", "--device", args.device.as_deref(), error.message, error.help)
+}
+
+/// A complaint about a value that is an option's, or else its variable's: who did not give the option looks for it in vain.
+fn named_by_variable(
+    variable: &str,
+    option: &str,
+    value: Option<&str>,
+    message: String,
+    help: Option<String>,
+) -> Failure {
+    let given = std::env::args().any(|word| word.split('=').next() == Some(option));
+    let from_variable = !given && value.is_some() && std::env::var(variable).ok().as_deref() == value;
+    Failure::usage(if from_variable { format!("`{variable}`: {message}") } else { message }, help)
 }
 
 /// Stage names from the command line.
 pub fn stage_ids(names: &[String]) -> Result<Vec<StageId>, Failure> {
     let parse = |name: &String| {
         name.parse().map_err(|error: flow_pipeline::names::NameError| {
-            Failure::usage(error.to_string(), Some("stages are named like `merge` or `expert[rust]`".to_owned()))
+            let help = match name.strip_suffix("[*]") {
+                Some(base) => format!("`{base}` alone stands for all its instances"),
+                None => "stages are named like `merge` or `expert[rust]`".to_owned(),
+            };
+            Failure::usage(error.to_string(), Some(help))
         })
     };
     names.iter().map(parse).collect()

@@ -36,9 +36,9 @@ pub fn report(args: &ReportArgs, json: bool) -> Ended {
     let recipe = planning::load(&args.recipe)?;
     let registry = flow_stages::registry();
     let written = planning::runtime()?.block_on(async {
-        let cache = planning::open(&args.store).await?;
+        let cache = planning::open_to_look(&args.store).await?;
         let prepared = planning::prepare(&recipe, &registry, &cache, &[])?;
-        let plan = planning::plan(prepared, &cache, args.device.device(&recipe), &[]).await?;
+        let plan = planning::plan(prepared, &cache, planning::chosen_numerics(&recipe, &args.device)?, &[]).await?;
         let missing: Vec<String> = plan
             .stages()
             .iter()

@@ -85,17 +85,19 @@ fn tell(terminal: &mut Terminal, json: bool, event: &Stamped, state: &RunState) 
 async fn run_recipe(recipe: &Recipe, args: &RunArgs, json: bool) -> Ended {
     let registry = flow_stages::registry();
     let device = args.device.device(recipe);
+    let numerics = planning::chosen_numerics(recipe, &args.device)?;
     let cache = planning::open(&args.store).await?;
     let prepared = planning::prepare(recipe, &registry, &cache, &args.stages)?;
-    let mut plan = planning::plan(prepared.clone(), &cache, device, &args.recheck).await?;
+    let recheck = planning::rechecked(recipe, &prepared, &args.recheck)?;
+    let mut plan = planning::plan(prepared.clone(), &cache, numerics.clone(), &recheck).await?;
     if report::is_damaged(&plan, &cache).await? {
-        plan = planning::plan(prepared, &cache, device, &args.recheck).await?;
+        plan = planning::plan(prepared, &cache, numerics, &recheck).await?;
     }
     let capacity = machine::capacity(args.device.threads, flow_stages::device::count(device));
     capacity::check(&plan, capacity, &recipe.profiles)?;
     let blocked = plan.blocked();
     if !blocked.is_empty() {
-        return Err(Error::Sources(blocked).into());
+        return Err(Failure::lost_sources(recipe, &blocked));
     }
     let folder = RunFolder::create(&planning::runs(cache.root()))?;
     let written = planning::explained(&plan, &cache).await?;
@@ -105,7 +107,7 @@ async fn run_recipe(recipe: &Recipe, args: &RunArgs, json: bool) -> Ended {
         device: device.to_owned(),
         keep_going: !args.fail_fast,
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        recheck: planning::stage_ids(&args.recheck)?,
+        recheck,
     };
     let ended = watch(&plan, &cache, &options, &folder, json).await;
     // What was finished is brought to the shared store, however the run ended.

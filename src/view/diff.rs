@@ -6,7 +6,7 @@ use flow_pipeline::plan::{Change, compare::Comparison};
 use serde::Serialize;
 
 use super::{
-    numbers::counted,
+    numbers::{counted, difference},
     plan,
     table::{self, row},
 };
@@ -82,8 +82,7 @@ pub fn text(differences: &Differences) -> String {
         .iter()
         .take(SHOWN)
         .map(|(name, first, second)| {
-            let [by, first, second] =
-                [format!("{:+.4}", second - first), format!("{first:.4}"), format!("{second:.4}")];
+            let [first, second, by] = difference(*first, *second);
             row([&format!("  {name}"), &first, "→", &second, &by])
         })
         .collect();

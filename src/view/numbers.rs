@@ -55,6 +55,38 @@ pub fn hours(value: f64) -> String {
     if value < 100.0 { format!("{value:.1}") } else { count(value) }
 }
 
+/// Four digits that count: `2.346`, `123`, `1.50e-5`.
+pub fn figure(value: f64) -> String {
+    let size = value.abs();
+    if value == 0.0 || (1e-3..1e4).contains(&size) {
+        format!("{:.*}", if size >= 100.0 { 0 } else { 3 }, value)
+    } else if size >= 1e4 {
+        count(value)
+    } else {
+        format!("{value:.2e}")
+    }
+}
+
+/// Two figures and their difference, with as many digits as it takes to tell them apart; whole numbers as such.
+pub fn difference(first: f64, second: f64) -> [String; 3] {
+    let by = second - first;
+    let whole = |value: f64| value.fract() == 0.0 && value.abs() < 1e15;
+    if whole(first) && whole(second) {
+        return [format!("{first:.0}"), format!("{second:.0}"), format!("{by:+.0}")];
+    }
+    let size = first.abs().max(second.abs());
+    // Four digits of the larger one, and two of the difference at least; no more than a double has.
+    let place = |value: f64, digits: i32| digits - 1 - value.abs().log10().floor() as i32;
+    let decimals = if by == 0.0 { place(size, 4) } else { place(size, 4).max(place(by, 2)) };
+    let decimals = decimals.min(place(size, 15)).max(0);
+    if size < 1e-4 || decimals > 12 {
+        let digits = (decimals - place(size, 1)).clamp(0, 14) as usize;
+        return [format!("{first:.digits$e}"), format!("{second:.digits$e}"), format!("{by:+.1e}")];
+    }
+    let decimals = decimals as usize;
+    [format!("{first:.decimals$}"), format!("{second:.decimals$}"), format!("{by:+.decimals$}")]
+}
+
 /// `512 B`, `3.4 MiB`, `1.2 TiB`.
 pub fn bytes(value: u64) -> String {
     for (power, unit) in [(4, "TiB"), (3, "GiB"), (2, "MiB"), (1, "KiB")] {
@@ -76,6 +108,18 @@ mod tests {
         assert_eq!(read, ["0.0 s", "60.0 s", "2 min 03 s", "1 h 20 min", "11.6 days"]);
         assert_eq!([950.0, 1234.0, 33.3e9, 1e12, 4.2e22].map(count), ["950", "1.2K", "33.3B", "1.0T", "4.20e22"]);
         assert_eq!([0, 1, 2].map(|count| counted(count, "run")), ["0 runs", "1 run", "2 runs"]);
+        let figures = [0.0, 2.34567, 0.003, 1.5e-5, 123.4, 56_789.0].map(figure);
+        assert_eq!(figures, ["0.000", "2.346", "0.003", "1.50e-5", "123", "56.8K"]);
+        for (first, second, want) in [
+            (98.0, 118.0, ["98", "118", "+20"]),
+            (3e-4, 2.7e-4, ["0.0003000", "0.0002700", "-0.0000300"]),
+            (3.364_21, 3.364_19, ["3.364210", "3.364190", "-0.000020"]),
+            (2.5, 3.0, ["2.500", "3.000", "+0.500"]),
+            (1.25e-5, 1.5e-5, ["1.250e-5", "1.500e-5", "+2.5e-6"]),
+            (0.5, f64::NAN, ["0.5", "NaN", "+NaN"]),
+        ] {
+            assert_eq!(difference(first, second), want);
+        }
         assert_eq!([12, 2048, 5 << 30].map(bytes), ["12 B", "2.0 KiB", "5.0 GiB"]);
     }
 }

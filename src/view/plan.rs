@@ -11,7 +11,11 @@ use flow_pipeline::{
     },
 };
 
-use super::numbers::{bytes, count, duration, hours as shown_hours};
+use super::{
+    indented,
+    numbers::{bytes, count, duration, hours as shown_hours},
+    visible,
+};
 
 /// Causes of one stage that are named in its line.
 const NAMED: usize = 2;
@@ -34,7 +38,7 @@ pub fn text(plan: &WrittenPlan) -> String {
                 ("will run", &yellow, format!("{}{}", Reason::Evicted, taker.unwrap_or_default()))
             }
             Verdict::Run { reason, .. } => ("will run", &yellow, format!("{reason}{}", since(stage, reason))),
-            Verdict::Blocked { error } => ("blocked", &red, error.message.clone()),
+            Verdict::Blocked { error } => ("blocked", &red, visible(&error.message).into_owned()),
         };
         let cost = match &stage.verdict {
             Verdict::Cached { .. } => String::new(),
@@ -48,6 +52,7 @@ pub fn text(plan: &WrittenPlan) -> String {
     let mut out = String::new();
     for (word, colour, id, why, cost) in &rows {
         // Writing to a String cannot fail.
+        let why = indented(why, 9 + 1 + width + 2);
         let _ = writeln!(out, "{} {id:width$}  {why}", colour.apply_to(format!("{word:>9}")));
         if !cost.is_empty() {
             let _ = writeln!(out, "{:>9} {:width$}  {cost}", "", "");

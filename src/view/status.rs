@@ -6,17 +6,21 @@ use console::Style;
 use flow_pipeline::{
     event::state::{Phase, RunState, StageState},
     names::StageId,
+    plan::Reason,
     run::Standing,
 };
 use serde_json::{Value, json};
 
 use super::{
-    numbers::{bytes, duration},
-    runs,
+    indented,
+    numbers::{bytes, duration, figure},
+    progress, runs, visible,
 };
 
 /// Figures of a stage that are shown.
 const FIGURES: usize = 4;
+/// How wide the words at the left are.
+const WORD: usize = 9;
 /// Characters of a bar.
 const BAR: usize = 12;
 
@@ -49,14 +53,11 @@ pub fn text(state: &RunState, standing: Standing, now: &str) -> String {
     for id in &state.order {
         let Some(stage) = state.stages.get(id) else { continue };
         let _ = writeln!(out, "{}", line(id, stage, standing, now, width));
-        for note in &stage.notes {
-            let _ = writeln!(out, "{:>9} {note}", "note");
-        }
-        if let Some(help) = stage.error.as_ref().and_then(|error| error.help.as_ref()) {
-            let _ = writeln!(out, "{:>9} {help}", "help");
-        }
-        for line in &stage.log_tail {
-            let _ = writeln!(out, "{:>9} {line}", "|");
+        let help = stage.error.as_ref().and_then(|error| error.help.as_ref());
+        let notes = stage.notes.iter().map(|note| ("note", note));
+        let below = notes.chain(help.map(|help| ("help", help))).chain(stage.log_tail.iter().map(|line| ("|", line)));
+        for (word, text) in below {
+            let _ = writeln!(out, "{word:>WORD$} {}", indented(&visible(text), WORD + 1));
         }
     }
     let _ = writeln!(out, "\n{}", summary(state, standing));
@@ -78,7 +79,8 @@ pub fn under_way(state: &RunState, now: &str, rows: usize, columns: usize) -> St
     lines.extend(stages.map(|(id, stage)| line(id, stage, Standing::Running, now, width)));
     lines.extend([String::new(), summary(state, Standing::Running)]);
     // A line that was broken would be two to clear.
-    lines.iter().map(|line| console::truncate_str(line, columns.saturating_sub(1), "…").into_owned() + "\n").collect()
+    let lines = lines.iter().map(|line| line.lines().next().unwrap_or_default());
+    lines.map(|line| console::truncate_str(line, columns.saturating_sub(1), "…").into_owned() + "\n").collect()
 }
 
 fn width<'a>(ids: impl Iterator<Item = &'a StageId>) -> usize {
@@ -95,8 +97,9 @@ fn since(state: &RunState, now: &str) -> String {
 /// A stage in a line.
 fn line(id: &StageId, stage: &StageState, standing: Standing, now: &str, width: usize) -> String {
     let (word, colour) = word(stage.phase, standing);
-    let facts = facts(stage, standing, now).join(", ");
-    let line = format!("{} {:width$}  {facts}", colour.apply_to(format!("{word:>9}")), id.to_string());
+    let facts = visible(&facts(stage, standing, now).join(", ")).into_owned();
+    let facts = indented(&facts, WORD + 1 + width + 2);
+    let line = format!("{} {:width$}  {facts}", colour.apply_to(format!("{word:>WORD$}")), id.to_string());
     line.trim_end().to_owned()
 }
 
@@ -146,17 +149,19 @@ fn word(phase: Phase, standing: Standing) -> (&'static str, Style) {
 
 fn facts(stage: &StageState, standing: Standing, now: &str) -> Vec<String> {
     let mut facts = Vec::new();
-    if let Some((done, total, unit)) = stage.progress.as_ref().filter(|_| stage.phase == Phase::Running) {
-        let share = total.filter(|total| *total > 0).map(|total| *done as f64 / total as f64);
-        if let Some(share) = share.filter(|_| console::user_attended()) {
-            facts.push(bar(share));
+    // How far it came is what a person wants to know of one that was stopped, too.
+    if let Some(count) = progress::count(stage).filter(|_| matches!(stage.phase, Phase::Running | Phase::Stopped)) {
+        let share = progress::share(stage);
+        if let Some(share) = share.filter(|_| stage.phase == Phase::Running && console::user_attended()) {
+            let (full, rest) = progress::bar(share, BAR);
+            facts.push(full + &rest);
         }
-        let total = total.map(|total| format!("/{total}")).unwrap_or_default();
         let percent = share.map(|share| format!(" ({:.0} %)", share * 100.0)).unwrap_or_default();
-        facts.push(format!("{done}{total} {unit}{percent}"));
-        if let Some(left) = stage.seconds_left(now).filter(|_| standing != Standing::CutOff) {
-            facts.push(format!("about {} left", duration(left)));
-        }
+        facts.push(format!("{count}{percent}"));
+    }
+    facts.extend(progress::time(stage, now).filter(|_| standing != Standing::CutOff));
+    if stage.phase == Phase::Finished && stage.reason == Some(Reason::Recheck) {
+        facts.push("the same bytes as before".to_owned());
     }
     let metrics = stage.metrics.as_ref().filter(|_| matches!(stage.phase, Phase::Running | Phase::Finished));
     let figures = metrics.and_then(Value::as_object).into_iter().flatten();
@@ -174,33 +179,4 @@ fn facts(stage: &StageState, standing: Standing, now: &str) -> Vec<String> {
         facts.push(format!("because of {other}"));
     }
     facts
-}
-
-/// Four digits that count.
-fn figure(value: f64) -> String {
-    let size = value.abs();
-    if value == 0.0 || (1e-3..1e4).contains(&size) {
-        format!("{:.*}", if size >= 100.0 { 0 } else { 3 }, value)
-    } else if size >= 1e4 {
-        super::numbers::count(value)
-    } else {
-        format!("{value:.2e}")
-    }
-}
-
-fn bar(share: f64) -> String {
-    let full = (share.clamp(0.0, 1.0) * BAR as f64).round() as usize;
-    format!("{}{}", "━".repeat(full), "─".repeat(BAR - full))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn figures_and_bars_read_well() {
-        let read = [0.0, 2.34567, 0.003, 1.5e-5, 123.4, 56_789.0].map(figure);
-        assert_eq!(read, ["0.000", "2.346", "0.003", "1.50e-5", "123", "56.8K"]);
-        assert_eq!([0.0, 0.5, 1.0, 7.0].map(bar), ["────────────", "━━━━━━──────", "━━━━━━━━━━━━", "━━━━━━━━━━━━"]);
-    }
 }

@@ -5,32 +5,33 @@ use std::{
     borrow::Cow,
     collections::{BTreeMap, BTreeSet},
     io::Write,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use console::{Style, style};
 use flow_pipeline::{
     event::{
-        Event, Outcome, Stamped,
+        Event, Outcome, Stamped, now,
         state::{Phase, RunState, StageState},
     },
     names::StageId,
     plan::Reason,
 };
-use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
-use serde_json::Value;
+use indicatif::{MultiProgress, ProgressBar, ProgressState, ProgressStyle};
 
 use super::{
-    harmless,
+    harmless, indented,
     numbers::{bytes, counted, duration},
+    progress::{self, Fitted, Line},
     status::{ENDED, counts},
+    visible,
 };
 
 /// Prints a run as it goes.
 pub struct Terminal {
     bars: MultiProgress,
-    running: BTreeMap<StageId, ProgressBar>,
+    running: BTreeMap<StageId, (ProgressBar, Arc<Mutex<StageState>>)>,
     /// How many of all stages have ended, below those that run.
     whole: Option<ProgressBar>,
     /// How wide names are.
@@ -43,7 +44,6 @@ pub struct Terminal {
 const VERB: usize = 12;
 /// A longer name pushes its own line to the right, and no other.
 const NAME: usize = 24;
-const BAR: &str = "{bar:24.cyan/blue}";
 
 impl Terminal {
     /// A view on standard error. Of the `hollow` stages nothing but the record is there.
@@ -84,45 +84,39 @@ impl Terminal {
             Event::StageWaiting { stage, holder } => {
                 line("Waiting", &yellow, &format!("{stage}: being done by {holder}"));
             }
-            Event::StageStarted { stage, reason, .. } => self.start(stage, reason),
+            Event::StageStarted { stage, .. } => self.start(stage, state),
             Event::StageRetrying { stage, attempt, of, wait, error } => {
-                line(
-                    "Retrying",
-                    &yellow,
-                    &format!("{stage}: {}; attempt {attempt} of {of} in {}", error.message, duration(*wait)),
-                );
+                let why = visible(&error.message);
+                line("Retrying", &yellow, &format!("{stage}: {why}; attempt {attempt} of {of} in {}", duration(*wait)));
+                self.show(stage, state);
             }
-            Event::StageProgress { stage, done, total, unit } => {
-                if let (Some(bar), Some(known)) = (self.running.get(stage), state.stages.get(stage)) {
-                    let count = total.map_or_else(|| done.to_string(), |total| format!("{done}/{total}"));
-                    let text = format!("{count} {unit}{}", message(known, &event.time));
-                    bar.set_message(shown(&text).into_owned());
-                    // Both at once: half of the last count beside half of this one would be a wrong picture.
-                    bar.update(|drawn| {
-                        drawn.set_pos(if total.is_some() { *done } else { 0 });
-                        drawn.set_len(total.unwrap_or(0).max(1));
-                    });
-                }
+            Event::StageProgress { stage, .. } => self.show(stage, state),
+            Event::StageNote { stage, text } => {
+                line("Note", &yellow, &format!("{stage}: {}", visible(text)));
             }
-            Event::StageNote { stage, text } => line("Note", &yellow, &format!("{stage}: {text}")),
             Event::StageFinished { stage, artifact, seconds, bytes: size, .. } => {
                 self.clear(stage);
                 let facts = format!("in {}, {} {}", duration(*seconds), bytes(*size), dim(&artifact.short()));
-                line("Finished", &green, &format!("{stage} {facts}"));
+                // Other bytes would have failed it.
+                let rechecked = state.stages.get(stage).is_some_and(|known| known.reason == Some(Reason::Recheck));
+                let same = if rechecked { ": the same bytes as before" } else { "" };
+                line("Finished", &green, &format!("{stage} {facts}{same}"));
             }
             Event::StageFailed { stage, error, log_tail } => {
                 self.clear(stage);
-                line("Failed", &red, &format!("{stage}: {}", error.message));
+                line("Failed", &red, &format!("{stage}: {}", visible(&error.message)));
                 if let Some(help) = &error.help {
-                    line("help", &cyan, help);
+                    line("help", &cyan, &visible(help));
                 }
                 for text in log_tail {
-                    line("|", &red, text);
+                    line("|", &red, &visible(text));
                 }
             }
             Event::StageStopped { stage } => {
                 self.clear(stage);
-                line("Stopped", &yellow, &format!("{stage}: what it had done is kept"));
+                let at = state.stages.get(stage).and_then(progress::count);
+                let at = at.map(|count| format!("at {count}, ")).unwrap_or_default();
+                line("Stopped", &yellow, &format!("{stage}: {at}what it had done is kept"));
             }
             // Metrics are in the message of the next progress; what was not reached is told once, at the end: after an early
             // failure it is nearly everything.
@@ -136,7 +130,7 @@ impl Terminal {
         }
     }
 
-    fn start(&mut self, stage: &StageId, reason: &Reason) {
+    fn start(&mut self, stage: &StageId, state: &RunState) {
         if !self.live {
             return;
         }
@@ -147,12 +141,26 @@ impl Terminal {
             Some(whole) => self.bars.insert_before(whole, bar),
             None => self.bars.add(bar),
         };
-        dress(&bar, "{wide_msg}");
-        let verb = style(format!("{:>VERB$}", "Running")).for_stderr().cyan();
-        bar.set_prefix(format!("{verb} {:width$}", stage.to_string(), width = self.width));
-        bar.set_message(shown(&format!("({reason})")).into_owned());
+        let shown = Arc::new(Mutex::new(state.stages.get(stage).cloned().unwrap_or_default()));
+        let (name, width, known) = (stage.to_string(), self.width, Arc::clone(&shown));
+        dress(&bar, move |_| {
+            // Drawn anew a few times a second, so that the time that is left goes on while the stage is silent.
+            let Ok(stage) = known.lock() else { return Line::default() };
+            let facts = progress::facts(&stage, &now());
+            Line { verb: "Running".to_owned(), name: name.clone(), width, share: progress::share(&stage), facts }
+        });
         bar.enable_steady_tick(Duration::from_millis(250));
-        self.running.insert(stage.clone(), bar);
+        self.running.insert(stage.clone(), (bar, shown));
+    }
+
+    /// What is known of a stage by now; it is drawn with the next tick.
+    fn show(&self, stage: &StageId, state: &RunState) {
+        if let (Some((bar, shown)), Some(known)) = (self.running.get(stage), state.stages.get(stage)) {
+            if let Ok(mut shown) = shown.lock() {
+                *shown = known.clone();
+            }
+            bar.tick();
+        }
     }
 
     fn begin(&mut self, stages: &[StageId]) {
@@ -160,21 +168,26 @@ impl Terminal {
         self.width = names.max().unwrap_or(0).min(NAME);
         if self.live {
             let whole = self.bars.add(ProgressBar::new(stages.len() as u64));
-            dress(&whole, "{pos}/{len} stages, {elapsed}");
-            whole.set_prefix(format!("{:>VERB$} {:width$}", "", "all", width = self.width));
+            let width = self.width;
+            dress(&whole, move |state| {
+                let (done, all) = (state.pos(), state.len().unwrap_or(0));
+                let facts = vec![format!("{done}/{all} stages"), duration(state.elapsed().as_secs_f64())];
+                let share = (all > 0).then(|| done as f64 / all as f64);
+                Line { verb: String::new(), name: "all".to_owned(), width, share, facts }
+            });
             whole.enable_steady_tick(Duration::from_secs(1));
             self.whole = Some(whole);
         }
     }
 
     fn clear(&mut self, stage: &StageId) {
-        if let Some(bar) = self.running.remove(stage) {
+        if let Some((bar, _)) = self.running.remove(stage) {
             bar.finish_and_clear();
         }
     }
 
     fn finish(&mut self, outcome: Outcome, seconds: f64, state: &RunState, [green, red, yellow]: [&Style; 3]) {
-        for (_, bar) in std::mem::take(&mut self.running) {
+        for (_, (bar, _)) in std::mem::take(&mut self.running) {
             bar.finish_and_clear();
         }
         if let Some(whole) = self.whole.take() {
@@ -188,7 +201,8 @@ impl Terminal {
             let names: Vec<String> = skipped.iter().take(5).map(ToString::to_string).collect();
             let more = skipped.len().saturating_sub(names.len());
             let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-            line("Skipped", yellow, &format!("{}{more}: they need what failed", names.join(", ")));
+            let need = if skipped.len() == 1 { "it needs" } else { "they need" };
+            line("Skipped", yellow, &format!("{}{more}: {need} what failed", names.join(", ")));
         }
         let summary = format!("{} in {}", parts.join(", "), duration(seconds));
         match outcome {
@@ -202,31 +216,40 @@ impl Terminal {
 }
 
 fn line(verb: &str, colour: &Style, rest: &str) {
-    print_line(&format!("{} {rest}", colour.apply_to(format!("{verb:>VERB$}"))));
+    print_line(&format!("{} {}", colour.apply_to(format!("{verb:>VERB$}")), indented(rest, VERB + 1)));
 }
 
 fn dim(text: &str) -> String {
     style(text).for_stderr().dim().to_string()
 }
 
-/// Gives a bar its look: what it is of, how far it is, and these words.
-fn dress(bar: &ProgressBar, words: &str) {
-    if let Ok(style) = ProgressStyle::with_template(&format!("{{prefix}} {BAR} {words}")) {
-        bar.set_style(style.progress_chars("━╸─"));
+/// Gives a bar its look: a line that is made for the terminal's width each time that it is drawn.
+fn dress(bar: &ProgressBar, line: impl Fn(&ProgressState) -> Line + Send + Sync + Clone + 'static) {
+    let draw = move |state: &ProgressState, out: &mut dyn std::fmt::Write| {
+        // The last column is left free: some terminals go to the next line as soon as it is written to.
+        let columns = console::Term::stderr().size_checked().map_or(80, |(_, columns)| columns);
+        let text = draw_line(&line(state), usize::from(columns).saturating_sub(1));
+        // Whoever draws has a place for it.
+        let _ = out.write_str(&shown(&text));
+    };
+    if let Ok(style) = ProgressStyle::with_template("{line}") {
+        bar.set_style(style.with_key("line", draw));
     }
 }
 
-/// What is known of a stage beside its count: its loss, and the time that is left at the time `now`.
-fn message(stage: &StageState, now: &str) -> String {
-    let loss = stage.metrics.as_ref().and_then(|metrics| metrics.get("loss")).and_then(Value::as_f64);
-    let loss = loss.map(|loss| format!(", loss {loss:.3}")).unwrap_or_default();
-    let left = stage.seconds_left(now).map(|left| format!(", about {} left", duration(left))).unwrap_or_default();
-    format!("{loss}{left}")
+fn draw_line(line: &Line, columns: usize) -> String {
+    let indented = Line { verb: format!("{:>VERB$}", line.verb), ..line.clone() };
+    let Fitted { verb, name, bar, facts } = indented.fit(columns);
+    let (cyan, blue) = (Style::new().for_stderr().cyan(), Style::new().for_stderr().blue());
+    let verb = if verb.is_empty() { verb } else { format!("{} ", cyan.apply_to(verb)) };
+    let bar = bar.map(|(full, rest)| format!("{}{} ", cyan.apply_to(full), blue.apply_to(rest))).unwrap_or_default();
+    format!("{verb}{name} {bar}{facts}")
 }
 
 /// Something that a person should know and that stops nothing.
 pub fn warning(text: &str) {
     let yellow = Style::new().for_stderr().yellow().bold();
+    let text = indented(text, VERB + 1);
     print_line(&format!("{} {text}", yellow.apply_to(format!("{:>VERB$}", "Warning"))));
 }
 

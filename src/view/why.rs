@@ -13,9 +13,11 @@ use flow_pipeline::{
 use serde::Serialize;
 
 use super::{
-    numbers::{bytes, duration},
+    indented,
+    numbers::{bytes, counted, duration},
     plan,
     table::{self, row},
+    visible,
 };
 
 /// Where the result of a key is.
@@ -86,7 +88,7 @@ pub fn text(known: &Known) -> String {
     );
     let state = match (known.state, &known.record) {
         (Kept::Cached, Some(record)) => {
-            format!("cached: {} ({}, {} files)", record.artifact, bytes(record.bytes), record.files)
+            format!("cached: {} ({}, {})", record.artifact, bytes(record.bytes), counted(record.files as usize, "file"))
         }
         (Kept::Evicted, Some(record)) => format!("made before as {}, but bytes of it are gone", record.artifact),
         (Kept::NoKey, _) => "not made: it waits for its inputs".to_owned(),
@@ -144,7 +146,7 @@ fn reasons(out: &mut String, known: &Known) {
     let (word, reason) = match &stage.verdict {
         Verdict::Cached { .. } if known.run.is_some() => {
             let why = if stage.hollow { "on record, and nothing needed its bytes" } else { "in the cache" };
-            return line(out, "it ran", &format!("not: its result was {why}"));
+            return line(out, "not run", &format!("its result was {why}"));
         }
         Verdict::Cached { .. } => return line(out, "would run", "no: its result is in the cache"),
         Verdict::Blocked { error } => return line(out, "blocked", &error.message),
@@ -154,11 +156,11 @@ fn reasons(out: &mut String, known: &Known) {
     let word = match known.ended.as_ref().map(|ended| (ended.phase, ended)) {
         Some((Phase::Skipped, ended)) => {
             let other = ended.blocked_by.as_deref().unwrap_or("another stage");
-            line(out, "it ran", &format!("not: it was not reached, because of {other}"));
+            line(out, "not run", &format!("it was not reached, because of {other}"));
             "it would"
         }
         Some((Phase::Pending | Phase::Waiting, _)) => {
-            line(out, "it ran", "not: it was not begun");
+            line(out, "not run", "it was not begun");
             "it would"
         }
         Some((Phase::Stopped, _)) => {
@@ -195,6 +197,8 @@ fn reasons(out: &mut String, known: &Known) {
 }
 
 fn line(out: &mut String, word: &str, text: &str) {
+    let text = visible(text);
+    let text = indented(&text, LEFT + 1);
     let _ = writeln!(out, "{} {text}", Style::new().dim().apply_to(format!("{word:>LEFT$}")));
 }
 

@@ -239,11 +239,10 @@ impl Kind for Curate {
 
     fn resolve(params: &Params, places: &Places, ctx: &ResolveContext<'_>) -> Result<Vec<External>, StageError> {
         let as_json = |value: serde_json::Result<serde_json::Value>| {
-            value.map_err(|e| StageError::new(format!("write a source as JSON: {e}")))
+            value.map_err(|e| StageError::new(format!("failed to write a source as JSON: {e}")))
         };
         let external = |(param, spec): &(String, SourceSpec)| {
-            let source =
-                find(spec, places.remote.patience(), ctx).map_err(|error| error.within(&format!("use `{param}`")))?;
+            let source = find(spec, places.remote.patience(), ctx).map_err(|error| error.of_param(param))?;
             // One digest for all files: a corpus may have a million of them, and a plan shows every part of a key.
             let identity = serde_json::json!({
                 "options": source.options, "files": source.files.len(), "digest": source.digest(),
@@ -281,7 +280,7 @@ impl Kind for Curate {
             .map(|external| {
                 ResolvedSource::deserialize(&external.handle)
                     .map(|source| ResolvedSource { patience: places.remote.patience(), ..source })
-                    .map_err(|e| StageError::new(format!("read the sources of a job: {e}")))
+                    .map_err(|e| StageError::new(format!("failed to read the sources of a job: {e}")))
             })
             .collect::<Result<_, _>>()?;
         let notes: Vec<&String> = sources.iter().flat_map(|source| &source.notes).collect();

@@ -2,6 +2,7 @@
 
 use std::ops::ControlFlow;
 
+use flow_data::source::ENVIRONMENT;
 use flow_pipeline::{StageError, context::Context};
 
 /// Sets up the process for a stage's computation. Call it first.
@@ -30,15 +31,11 @@ pub(crate) fn data(error: flow_data::Error) -> StageError {
         }
         Error::EmptyDomain { advice, .. } => stage.with_help(*advice),
         Error::Parquet { .. } => stage.with_help("bring the file again, or leave it out with `exclude`"),
-        Error::Store { .. } if stage.may_pass => stage.with_help(
+        Error::Store { .. } if stage.may_pass => stage.with_help(format!(
             "the store failed or did not answer, more than once: the same command tries again, and `resources.retries` lets a \
-             run do so by itself; address and credentials come from the environment, by the clouds' own names, such as \
-             `AWS_ENDPOINT`, `AWS_REGION` and `AWS_ACCESS_KEY_ID`",
-        ),
-        Error::Store { .. } => stage.with_help(
-            "address and credentials come from the environment, by the clouds' own names, such as `AWS_ENDPOINT`, `AWS_REGION` \
-             and `AWS_ACCESS_KEY_ID`",
-        ),
+             run do so by itself; {ENVIRONMENT}"
+        )),
+        Error::Store { .. } => stage.with_help(ENVIRONMENT),
         Error::Io(source) => with_disk_help(stage, source),
         _ => stage,
     }

@@ -69,7 +69,7 @@ impl Kind for ImportModel {
     }
 
     fn resolve(params: &Params, places: &Places, ctx: &ResolveContext<'_>) -> Result<Vec<External>, StageError> {
-        let folder = open(&ctx.base.join(&places.path), params).map_err(|error| error.within("use `path`"))?;
+        let folder = open(&ctx.base.join(&places.path), params).map_err(|error| error.of_param("path"))?;
         let path = folder.path();
         let digest = |file: &Path| (ctx.hash)(file).map_err(io);
         // By what they are and not by name: the names of shards say nothing of the model.
@@ -117,7 +117,7 @@ fn open(path: &Path, params: &Params) -> Result<ModelFolder, StageError> {
     if let Some(sizes) = &params.model {
         let expected = sizes.resolve(None).map_err(model)?;
         check(folder.config(), &expected).map_err(|reason| {
-            StageError::new(format!("take {} for the model of the recipe: {reason}", path.display()))
+            StageError::new(format!("failed to take {} for the model of the recipe: {reason}", path.display()))
                 .with_help("name the right folder, or set `model` to what it has")
         })?;
     }

@@ -64,9 +64,10 @@ impl Kind for ImportTokenizer {
             file.push("tokenizer.json");
         }
         if !file.is_file() {
-            return Err(StageError::new(format!("use `path`: there is no tokenizer at {}", file.display())).with_help(
+            let missing = StageError::new(format!("there is no tokenizer at {}", file.display())).with_help(
                 "bring the model's `tokenizer.json` there (dolma2's is in any OLMo 2 repository on the Hugging Face hub)",
-            ));
+            );
+            return Err(missing.of_param("path"));
         }
         let digest = (ctx.hash)(&file).map_err(io)?;
         let place = places.path.display().to_string();

@@ -59,7 +59,7 @@ impl From<Error> for Trouble {
             Error::Io(source) if source.kind() != io::ErrorKind::NotFound => Self::Disk(source),
             Error::BiasNotExportable { place: _, expert, layer, value } => Self::Refused(
                 StageError::new(format!(
-                    "export the model: the router bias of `{expert}` is {value} in layer {layer}, and the Hugging Face format has none"
+                    "failed to export the model: the router bias of `{expert}` is {value} in layer {layer}, and the Hugging Face format has none"
                 ))
                 .with_help(
                     "`--drop-bias` leaves it out; the router will then send more tokens to that expert than it was trained to",
@@ -235,7 +235,7 @@ pub fn describe(path: &Path) -> Result<Description, Trouble> {
 pub(crate) fn open(path: &Path) -> Result<ModelFolder, Trouble> {
     let place = path.display();
     let refuse = |reason: &str, help: &str| {
-        Trouble::Refused(StageError::new(format!("read a model from {place}: {reason}")).with_help(help))
+        Trouble::Refused(StageError::new(format!("failed to read a model from {place}: {reason}")).with_help(help))
     };
     if !path.is_dir() {
         let reason = if path.exists() { "it is no folder" } else { "there is no such folder" };
@@ -269,14 +269,14 @@ fn check_tokenizer_file(file: &Path) -> Result<(), StageError> {
 pub(crate) fn tokenizer(folder: &ModelFolder) -> Result<Tokenizer, StageError> {
     let place = folder.path().display();
     let Some(file) = folder.tokenizer_path() else {
-        return Err(StageError::new(format!("read a tokenizer from {place}: it has no `tokenizer.json`"))
+        return Err(StageError::new(format!("failed to read a tokenizer from {place}: it has no `tokenizer.json`"))
             .with_help("put the tokenizer that the model was trained with beside it"));
     };
     let tokenizer = Tokenizer::from_file(&file).map_err(engine::data)?;
     let config = folder.config();
     if tokenizer.vocab_size() as usize > config.vocab_size {
         return Err(StageError::new(format!(
-            "use the tokenizer of {place}: it has {} entries, the model {}",
+            "failed to use the tokenizer of {place}: it has {} entries, the model {}",
             tokenizer.vocab_size(),
             config.vocab_size
         ))
@@ -284,7 +284,7 @@ pub(crate) fn tokenizer(folder: &ModelFolder) -> Result<Tokenizer, StageError> {
     }
     if tokenizer.eos() != config.eos_token_id {
         return Err(StageError::new(format!(
-            "use the tokenizer of {place}: it ends a document with token {}, the model's `eos_token_id` is {}",
+            "failed to use the tokenizer of {place}: it ends a document with token {}, the model's `eos_token_id` is {}",
             tokenizer.eos(),
             config.eos_token_id
         ))
@@ -346,7 +346,7 @@ pub fn score(
     let mut texts: Option<Tokenizer> = None;
     let mut waiting = Vec::new();
     for at in 0.. {
-        let wrong = |reason: String| StageError::new(format!("score line {} of {name}: {reason}", at + 1));
+        let wrong = |reason: String| StageError::new(format!("failed to score line {} of {name}: {reason}", at + 1));
         let mut line = Vec::new();
         let read = (&mut lines).take(LONGEST + 1).read_until(b'\n', &mut line).map_err(Trouble::Disk)?;
         if read == 0 {

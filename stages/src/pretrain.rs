@@ -125,7 +125,10 @@ pub(crate) fn check(
     let (end, name) = horizon.map_or((tokens, "tokens"), |horizon| (horizon, "horizon"));
     let steps = batch.steps(end);
     let made = if steps == 1 { "1 step".to_owned() } else { format!("{steps} steps") };
-    let misfit = misfit.also_param(name, format!("these make {made}"));
+    // Of a rate that is none the steps say nothing.
+    let about_steps =
+        !matches!(&misfit.place, Place::Param(path) if path == "schedule.peak" || path == "schedule.floor");
+    let misfit = if about_steps { misfit.also_param(name, format!("these make {made}")) } else { misfit };
     Err(if misfit.place == Place::Param("schedule.warmup_steps".into()) {
         misfit.with_help(format!(
             "{} tokens in updates of {} × {} make {made}: set `schedule: {{ warmup_steps: {} }}`, a tenth of them, or \

@@ -244,10 +244,13 @@ fn a_changed_file_and_a_missing_one_are_said_in_words() {
     environment.write("text/sea/more.jsonl", "{\"text\": \"The petrel followed the schooner from dusk to dawn.\"}\n");
     let plan = environment.flow(&["plan", "recipe.yaml", "corpus[sea]"]).succeeded().stdout;
     let changed = plan.lines().find(|line| line.contains("will run corpus[sea]")).unwrap();
-    assert!(changed.contains("content of source 1: ") && changed.contains("files of source 1: 1 → 2"), "{plan}");
+    assert!(changed.contains("content of sources[0]: ") && changed.contains("files of sources[0]: 1 → 2"), "{plan}");
 
     fs::remove_dir_all(environment.path("text/bread")).unwrap();
-    let plan = environment.flow(&["plan", "recipe.yaml", "tokens"]).succeeded().stdout;
+    // The plan is shown, and the exit code says that a run would not begin; where in the recipe, standard error says.
+    let ended = environment.flow(&["plan", "recipe.yaml", "tokens"]).with_code(2);
+    assert!(ended.stderr.contains("recipe.yaml:") && ended.stderr.contains("corpus[bread] cannot run"), "{ended:#?}");
+    let plan = ended.stdout;
     let blocked = plan.lines().position(|line| line.trim_start().starts_with("blocked corpus[bread] "));
     let blocked = blocked.unwrap_or_else(|| panic!("nothing is blocked: {plan}"));
     let lines: Vec<&str> = plan.lines().collect();

@@ -200,6 +200,10 @@ fn resolve_local(
             "there is no such file or folder"
         }));
     }
+    if !root.is_file() && !root.is_dir() {
+        // Of a pipe nobody knows where it ends, and what was read of it cannot be read again.
+        return Err(missing("it is neither a file nor a folder, but a pipe, a socket or a device"));
+    }
     let (mut found, mut notes) = (Vec::new(), Vec::new());
     if root.is_file() {
         let name = root.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();

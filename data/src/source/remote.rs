@@ -57,7 +57,15 @@ fn url(address: &str) -> Result<Url> {
 }
 
 fn refused(address: &str) -> Error {
-    let reason = "this build reads no such store; build with `--features cloud` for s3, gs and az".to_string();
+    let cloud = ["s3:", "s3a:", "gs:", "az:", "azure:", "abfs:", "abfss:", "adl:"]
+        .iter()
+        .any(|scheme| address.starts_with(scheme));
+    let reason = if cloud {
+        "this build reads no such store; build with `--features cloud` for s3, gs and az"
+    } else {
+        "sources are read from folders and files, `file:///…`, `s3://…`, `gs://…` and `az://…`; bring it to one of these"
+    };
+    let reason = reason.to_string();
     Error::Address { url: address.into(), reason }
 }
 

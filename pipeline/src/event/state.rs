@@ -43,6 +43,33 @@ pub struct Pace {
     pub at: String,
 }
 
+/// An attempt at a stage after one that failed.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Retry {
+    /// Which one, from 1.
+    pub attempt: u32,
+    /// Attempts in all.
+    pub of: u32,
+    /// When it begins, RFC 3339.
+    pub at: String,
+}
+
+impl Retry {
+    /// Seconds from the time `now` (RFC 3339) until it begins; less than 0 where it has begun.
+    pub fn seconds_until(&self, now: &str) -> Option<f64> {
+        passed(now, &self.at)
+    }
+}
+
+/// Seconds from one time to another, both RFC 3339.
+fn passed(from: &str, to: &str) -> Option<f64> {
+    let (from, to) = (from.parse::<jiff::Timestamp>().ok()?, to.parse::<jiff::Timestamp>().ok()?);
+    Some(to.duration_since(from).as_secs_f64())
+}
+
+/// A stage that says nothing for so many seconds, and for so many times as long as one unit takes, may hang.
+const QUIET: (f64, f64) = (10.0, 10.0);
+
 /// All that is known of one stage of a run.
 #[derive(Debug, Clone, PartialEq, Serialize, Default)]
 pub struct StageState {
@@ -64,6 +91,8 @@ pub struct StageState {
     pub progress: Option<(u64, Option<u64>, String)>,
     /// How fast it goes.
     pub pace: Option<Pace>,
+    /// The attempt that comes or goes on, where one before it failed, until that is counted anew.
+    pub retry: Option<Retry>,
     /// The last metrics.
     pub metrics: Option<Value>,
     /// Remarks, in order.
@@ -96,14 +125,21 @@ pub struct RunState {
 }
 
 impl StageState {
+    /// Seconds since a stage that counts was last heard of, at the time `now` (RFC 3339), where these are far more than its pace
+    /// explains.
+    pub fn seconds_quiet(&self, now: &str) -> Option<f64> {
+        let (done, pace) = (self.progress.as_ref()?.0, self.pace.as_ref()?);
+        let quiet = passed(&pace.at, now)?;
+        let counted = done.saturating_sub(pace.from).max(1);
+        let each = passed(&pace.since, &pace.at)? / counted as f64;
+        // One count has no pace: its first unit may take long.
+        (done > pace.from && quiet > QUIET.0.max(QUIET.1 * each)).then_some(quiet)
+    }
+
     /// Seconds that are left at the time `now` (RFC 3339), if it goes on at its pace; nothing where that cannot be told.
     pub fn seconds_left(&self, now: &str) -> Option<f64> {
         let (done, total, _) = self.progress.as_ref()?;
         let pace = self.pace.as_ref()?;
-        let passed = |from: &str, to: &str| {
-            let (from, to) = (from.parse::<jiff::Timestamp>().ok()?, to.parse::<jiff::Timestamp>().ok()?);
-            Some(to.duration_since(from).as_secs_f64())
-        };
         let counted = done.checked_sub(pace.from).filter(|counted| *counted > 0)?;
         let left = (*total)?.saturating_sub(*done);
         let each = passed(&pace.since, &pace.at)? / counted as f64;
@@ -177,16 +213,23 @@ impl RunState {
                 stage.key = Some(*key);
                 stage.reason = Some(reason.clone());
                 stage.started = Some(event.time.clone());
-                (stage.progress, stage.pace) = (None, None);
+                (stage.progress, stage.pace, stage.retry) = (None, None, None);
                 stage.blocked_by = None;
             }
-            Event::StageRetrying { stage, attempt, of, wait: _, error } => {
+            Event::StageRetrying { stage, attempt, of, wait, error } => {
                 let stage = self.stage(stage);
                 stage.progress = None;
+                let begins = event
+                    .time
+                    .parse::<jiff::Timestamp>()
+                    .ok()
+                    .and_then(|time| time.checked_add(jiff::SignedDuration::try_from_secs_f64(*wait).ok()?).ok());
+                stage.retry = begins.map(|at| Retry { attempt: *attempt, of: *of, at: at.to_string() });
                 stage.notes.push(format!("attempt {attempt} of {of}, since {error}"));
             }
             Event::StageProgress { stage, done, total, unit } => {
                 let stage = self.stage(stage);
+                stage.retry = None;
                 let goes_on = stage.progress.as_ref().is_some_and(|(d, t, u)| d <= done && t == total && u == unit);
                 if let Some(pace) = stage.pace.as_mut().filter(|_| goes_on) {
                     pace.at.clone_from(&event.time);
@@ -251,5 +294,34 @@ mod tests {
         assert_eq!(left(&other), None, "another count begins anew");
         assert_eq!(left(&[counted(10, 1, None, "steps"), counted(20, 2, None, "steps")]), None);
         assert_eq!(left(&[counted(1, 0, Some(9), "steps"), counted(2, 8, Some(9), "steps")]), Some(0.0), "overdue");
+    }
+
+    #[test]
+    fn a_stage_that_should_have_counted_long_ago_is_quiet() {
+        let quiet =
+            |events: &[Stamped], now: &str| RunState::replay(events).stages.values().next().unwrap().seconds_quiet(now);
+        let counts = [counted(10, 500, Some(1000), "steps"), counted(20, 600, Some(1000), "steps")];
+        assert_eq!(quiet(&counts, "2026-01-01T00:00:29Z"), None);
+        assert_eq!(quiet(&counts, "2026-01-01T00:00:31Z"), Some(11.0));
+        assert_eq!(quiet(&counts[..1], "2026-01-01T00:10:00Z"), None, "the first unit may take long");
+        let slow = [counted(10, 0, Some(9), "shards"), counted(20, 1, Some(9), "shards")];
+        assert_eq!(quiet(&slow, "2026-01-01T00:01:59Z"), None, "one takes 10 s");
+        assert_eq!(quiet(&slow, "2026-01-01T00:02:01Z"), Some(101.0));
+    }
+
+    #[test]
+    fn the_next_attempt_is_known_until_it_counts() {
+        let again = Event::StageRetrying {
+            stage: "a".parse().unwrap(),
+            attempt: 2,
+            of: 3,
+            wait: 12.5,
+            error: StageError::new("no answer"),
+        };
+        let events = [counted(1, 1, Some(9), "steps"), at(2, again), counted(20, 1, Some(9), "steps")];
+        let retry = |events: &[Stamped]| RunState::replay(events).stages.into_values().next().unwrap().retry;
+        let known = retry(&events[..2]).unwrap();
+        assert_eq!((known.attempt, known.of, known.seconds_until("2026-01-01T00:00:04Z")), (2, 3, Some(10.5)));
+        assert_eq!(retry(&events), None);
     }
 }

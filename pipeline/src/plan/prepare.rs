@@ -145,16 +145,7 @@ fn closure(recipe: &Recipe, targets: &[StageId]) -> Result<(Vec<usize>, BTreeSet
     }
     let mut stack = Vec::new();
     for target in targets {
-        // The base name of a `foreach` stands for all its instances.
-        let named: Vec<usize> = places
-            .iter()
-            .filter(|(id, _)| **id == target || (target.instance().is_none() && id.base() == target.base()))
-            .map(|(_, &at)| at)
-            .collect();
-        if named.is_empty() {
-            return Err(no_such_stage(&target.to_string(), places.keys().copied()));
-        }
-        stack.extend(named);
+        stack.extend(named(target, places.keys().copied())?.into_iter().map(|id| places[id]));
     }
     let named: BTreeSet<usize> = stack.iter().copied().collect();
     let mut kept = BTreeSet::new();
@@ -166,6 +157,16 @@ fn closure(recipe: &Recipe, targets: &[StageId]) -> Result<(Vec<usize>, BTreeSet
     }
     let targets = kept.iter().enumerate().filter(|(_, at)| named.contains(at)).map(|(place, _)| place).collect();
     Ok((kept.into_iter().collect(), targets))
+}
+
+/// The stages that a person means by `name`: the base name of a `foreach` stands for all its instances. Never none.
+///
+/// # Errors
+/// A name that is none of theirs.
+pub fn named<'a>(name: &StageId, stages: impl Iterator<Item = &'a StageId> + Clone) -> Result<Vec<&'a StageId>> {
+    let meant = |id: &&StageId| *id == name || (name.instance().is_none() && id.base() == name.base());
+    let found: Vec<&StageId> = stages.clone().filter(meant).collect();
+    if found.is_empty() { Err(no_such_stage(&name.to_string(), stages)) } else { Ok(found) }
 }
 
 /// The complaint about a name that none of these stages has, with the nearest that one has.

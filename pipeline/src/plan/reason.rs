@@ -48,11 +48,11 @@ fn shorten(text: &str) -> String {
     if text.chars().count() > 40 { text.chars().take(39).chain(['…']).collect() } else { text.to_owned() }
 }
 
-/// A fact of a source, such as `sources[0].digest`, in words. People count from 1.
+/// A fact of a source, such as `sources[0].digest`, in words. Counted as in the recipe.
 fn source(path: &str) -> Option<String> {
     let (nth, fact) = path.strip_prefix("sources[")?.split_once("].")?;
-    let nth = nth.parse::<usize>().ok()? + 1;
-    Some(format!("{} of source {nth}", if fact == "digest" { "content" } else { fact }))
+    let nth = nth.parse::<usize>().ok()?;
+    Some(format!("{} of sources[{nth}]", if fact == "digest" { "content" } else { fact }))
 }
 
 impl std::fmt::Display for Change {

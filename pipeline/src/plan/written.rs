@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use super::{Cause, Plan, Verdict};
 use crate::{
+    error::StageError,
     key::{KeyParts, Numerics},
     names::StageId,
     stage::Estimate,
@@ -119,6 +120,15 @@ impl WrittenStage {
 }
 
 impl WrittenPlan {
+    /// The stages that cannot run, and why.
+    pub fn blocked(&self) -> Vec<(StageId, StageError)> {
+        let stages = self.stages.iter().filter_map(|stage| match &stage.verdict {
+            Verdict::Blocked { error } => Some((stage.stage.clone(), error.clone())),
+            _ => None,
+        });
+        stages.collect()
+    }
+
     /// The written form, without causes (see [`super::cause::explain`]) and acceptances.
     pub fn of(plan: &Plan) -> Self {
         let stages = plan.graph().order().iter().map(|&at| {

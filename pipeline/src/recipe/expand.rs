@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::decode::decode;
-use super::diagnostic::{Diagnostic, Span, Spanned};
+use super::diagnostic::{Diagnostic, Span, Spanned, nearest};
 use super::node::{Entry, Node, Value};
 use super::overlay::lay;
 use super::raw::{RawMember, RawRecipe, RawStage, TITLES, wrong_type};
@@ -207,10 +207,15 @@ fn instances(
 fn check_words(raw: &RawRecipe, known: &Known, shapes: &Shapes, found: &mut Vec<Diagnostic>) {
     for entry in raw.defaults.values() {
         if !known.kinds.contains(&entry.key.value) {
+            let kinds: Vec<&str> = known.kinds.iter().map(String::as_str).collect();
+            let help = match nearest(&entry.key.value, &kinds) {
+                Some(near) => format!("did you mean `{near}`? Otherwise take these defaults away: no stage uses them"),
+                None => "take these defaults away: no stage uses them".to_owned(),
+            };
             found.push(
                 Diagnostic::new("recipe::unknown-kind", format!("no stage is of the kind `{}`", entry.key.value))
-                    .at(entry.key.span, "not known here")
-                    .nearest(&entry.key.value, known.kinds.iter().map(String::as_str)),
+                    .at(entry.key.span, "used by no stage")
+                    .help(help),
             );
         }
     }
@@ -261,6 +266,8 @@ fn one(
             found.push(too_large(stage.span));
         }
     }
+    // What is missing is missing in the stage, and not in the defaults below which it would be looked for.
+    with.span = stage.with.span;
     let with = fill(&with, &scope, budget, found);
     let mut inputs: Vec<_> = stage
         .inputs

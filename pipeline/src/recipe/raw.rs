@@ -26,7 +26,7 @@ pub(super) const TITLES: &str = "titles";
 pub(super) struct RawRecipe {
     pub(super) name: Option<RecipeName>,
     pub(super) seed: u64,
-    pub(super) device: Option<String>,
+    pub(super) device: Option<Spanned<String>>,
     pub(super) vars: BTreeMap<String, Node>,
     pub(super) defaults: BTreeMap<String, Entry>,
     pub(super) public: Option<RawMember>,
@@ -136,7 +136,7 @@ pub(super) fn read(root: &Node, found: &mut Vec<Diagnostic>) -> RawRecipe {
                 _ => found.push(wrong_type("seed", "a whole number from 0 to 18446744073709551615", value)),
             },
             "device" => match value.as_str() {
-                Some(device) => recipe.device = Some(device.to_owned()),
+                Some(device) => recipe.device = Some(Spanned::new(device.to_owned(), value.span)),
                 None if value.is_null() => {}
                 None => found.push(wrong_type("device", "text, such as `cpu`", value)),
             },

@@ -83,9 +83,26 @@ fn variable(root: &Node, mut steps: Vec<Spanned<String>>) -> Result<Vec<Spanned<
     let there = keys(&first.value);
     if there.contains(&second.value) {
         Ok(steps)
+    } else if let Some((base, instance)) =
+        instance(&second.value).filter(|(base, _)| there.iter().any(|one| one == base))
+    {
+        let member = if instance == "public" { "public".to_owned() } else { format!("domains.{instance}") };
+        // `stages.expert[py].with.tokens` → `domains.py.with.expert.tokens`.
+        let rest: Vec<&str> = steps.iter().skip(3).map(|step| step.value.as_str()).collect();
+        let rest = if rest.is_empty() { "PARAM".to_owned() } else { rest.join(".") };
+        Err(vec![
+            Diagnostic::new("recipe::set", format!("`{base}` is one stage here, with all its instances"))
+                .at(second.span, "an instance")
+                .help(format!("a param of one instance is set by `--set {member}.with.{base}.{rest}=VALUE`")),
+        ])
     } else {
         Err(fail(second, what, there.iter().map(String::as_str).collect()))
     }
+}
+
+/// `expert[py]` in its two parts.
+fn instance(step: &str) -> Option<(&str, &str)> {
+    step.strip_suffix(']')?.split_once('[')
 }
 
 fn place(root: &mut Node, steps: &[Spanned<String>], node: Node) -> Result<(), Diagnostic> {

@@ -1,6 +1,6 @@
 //! What the YAML parser complains of, in words, with help for what people do most.
 
-use super::diagnostic::{Diagnostic, Span};
+use super::diagnostic::{Diagnostic, Span, nearest};
 
 /// Puts the parser's complaint into words, with help for what people do most.
 pub(super) fn syntax(text: &str, info: &str, line: usize, byte: usize, span: Span) -> Diagnostic {
@@ -8,6 +8,18 @@ pub(super) fn syntax(text: &str, info: &str, line: usize, byte: usize, span: Spa
     let line = text.lines().nth(line.saturating_sub(1)).unwrap_or("");
     let before = &text[..text.floor_char_boundary(byte)];
     let here = &before[before.rfind('\n').map_or(0, |at| at + 1)..];
+    if info.contains("unknown anchor") {
+        let name = name_after(&text[before.len()..], '*').unwrap_or_default();
+        let anchors: Vec<&str> = before.match_indices('&').filter_map(|(at, _)| name_after(&text[at..], '&')).collect();
+        let diagnostic =
+            Diagnostic::new("recipe::yaml", format!("unknown alias `*{name}`")).at(span, "no anchor of this name");
+        return match nearest(name, &anchors) {
+            Some(near) => diagnostic.help(format!("did you mean `*{near}`?")),
+            None => diagnostic.help(format!(
+                "an alias repeats what an anchor `&{name}` named further up; text that begins with `*` goes in quotes"
+            )),
+        };
+    }
     if let Some(reference) = unquoted_reference(line) {
         return diagnostic.help(format!("quote references inside {{ }} and [ ]: \"{reference}\""));
     }
@@ -21,6 +33,13 @@ pub(super) fn syntax(text: &str, info: &str, line: usize, byte: usize, span: Spa
         return diagnostic.help("put text that begins with a sign in quotes");
     }
     diagnostic
+}
+
+/// The name of an anchor or an alias at the beginning of a text.
+fn name_after(text: &str, sign: char) -> Option<&str> {
+    let rest = text.trim_start().strip_prefix(sign)?;
+    let end = rest.find(|c: char| c.is_whitespace() || ",[]{}".contains(c)).unwrap_or(rest.len());
+    Some(&rest[..end]).filter(|name| !name.is_empty())
 }
 
 /// A `name[...]` inside of `{ }` or `[ ]` that YAML would take for a list.

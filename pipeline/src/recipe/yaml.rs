@@ -53,8 +53,11 @@ pub(super) fn text_of(bytes: &[u8]) -> Result<&str, String> {
         return Err(format!("the file is larger than {} MiB", MAX_FILE >> 20));
     }
     std::str::from_utf8(bytes).map_err(|error| {
+        if bytes.starts_with(b"\xff\xfe") || bytes.starts_with(b"\xfe\xff") {
+            return "it is UTF-16; save it as UTF-8".to_owned();
+        }
         let line = bytes[..error.valid_up_to()].split(|byte| *byte == b'\n').count();
-        format!("invalid UTF-8 at byte {} (line {line})", error.valid_up_to())
+        format!("invalid UTF-8 at byte {} (line {line}); save it as UTF-8", error.valid_up_to())
     })
 }
 

@@ -20,7 +20,7 @@ use crate::{
     error::{Error, Result, StageError, chain},
     event::{Report, now},
     exec,
-    executor::{Executor, Exit, Stop, Task, local::tail_of},
+    executor::{Executor, Exit, Stop, Task, local::tail_of, signal},
     job::{Job, JobResult, read_json, write_json},
     key::KeyParts,
     plan::PreparedStage,
@@ -185,7 +185,7 @@ fn with_disk(error: StageError, store: &Path) -> StageError {
 
 /// A failure that is not the stage's own, as one of its stage.
 pub(super) fn told(error: &Error) -> StageError {
-    StageError { help: advice(error).map(str::to_owned), ..StageError::new(chain(error)) }
+    StageError { help: advice(error).map(str::to_owned), ..StageError::new(error.sentence()) }
 }
 
 /// What a person can do about it.
@@ -405,11 +405,7 @@ fn judge(exit: Exit, job: &Job, stop: Stop, attempt: &Attempt) -> Option<Ended> 
             StageError::new("its process was asked to stop, and not by this run")
                 .with_help("what it had done is kept and the next run goes on from there"),
         ),
-        (Exit::Signal(9), _) => killed(StageError::new("its process was killed (signal 9)").with_help(
-            "most often the machine ran out of memory (`dmesg` tells): lower what the stage takes, such as its batch, or say \
-             what it takes with `resources.memory`, so that less runs beside it; what it had done is kept",
-        )),
-        (Exit::Signal(signal), _) => killed(StageError::new(format!("its process ended by signal {signal}"))),
+        (Exit::Signal(number), _) => killed(signal::failure(number, &tail())),
         (Exit::Code(code), None) if code == i32::from(exec::DISK_FULL) => {
             failed(StageError::new(format!("its process could not write its result: {FULL}")))
         }

@@ -509,14 +509,18 @@ async fn claim(
     let answers = CacheProbe::new(cache, recipe);
     match cache.acquire(&key, holder, SystemTime::now(), LEASE).await? {
         Acquired::HeldBy { holder, .. } => Ok(Claimed::Busy(holder.to_string())),
-        Acquired::Yes(lease) if recheck => Ok(Claimed::Ours(lease, Reason::Recheck)),
         Acquired::Yes(lease) => {
             let look = async {
-                if let Some(artifact) = answers.hit(&key).await? {
+                let hit = if recheck { None } else { answers.hit(&key).await? };
+                if let Some(artifact) = hit {
                     return Ok(Claimed::Hit(artifact));
                 }
-                let is_recorded = answers.recorded(&key).await?.is_some();
-                let why = if is_recorded { Reason::Evicted } else { reason::of(parts, stage, &answers).await? };
+                // Where nothing is on record there is nothing to compare with.
+                let why = match answers.recorded(&key).await? {
+                    Some(_) if recheck => Reason::Recheck,
+                    Some(_) => Reason::Evicted,
+                    None => reason::of(parts, stage, &answers).await?,
+                };
                 Ok(Claimed::Ours(lease.clone(), why))
             };
             let claimed = look.await;
