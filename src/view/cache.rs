@@ -70,7 +70,7 @@ pub fn usage(usage: &Usage, kinds: &BTreeMap<String, KindUsage>) -> String {
 
 /// What a verification found, and what to do about it.
 pub fn verified(report: &VerifyReport, damaged: &BTreeMap<StageKey, String>, quarantine: &Path) -> String {
-    let mut out = format!("read {} in {} blobs\n", bytes(report.bytes), report.blobs);
+    let mut out = format!("read {} in {}\n", bytes(report.bytes), counted(report.blobs as usize, "blob"));
     let damages = [
         (report.corrupt.len(), "blob"),
         (report.corrupt_artifacts.len(), "manifest"),

@@ -13,7 +13,10 @@ use super::super::planning;
 use crate::{
     cli::TransferArgs,
     failure::{Ended, Failure},
-    view::{self, numbers::bytes},
+    view::{
+        self,
+        numbers::{bytes, counted},
+    },
 };
 
 /// Uploads what a recipe reaches, or all that is on record here.
@@ -125,7 +128,7 @@ impl Sum {
                 } else if moved.blobs == 0 {
                     "was there".to_owned()
                 } else {
-                    format!("{} in {} blobs", bytes(moved.bytes), moved.blobs)
+                    format!("{} in {}", bytes(moved.bytes), counted(moved.blobs as usize, "blob"))
                 };
                 view::terminal::done(self.verb, &format!("{}: {text}", record.stage));
             }
@@ -156,9 +159,10 @@ impl Sum {
                 String::new()
             };
             let text = format!(
-                "{records} records, {} in {} blobs, {} blobs were there ({}){absent}{failed}",
+                "{}, {} in {}, {} there before ({}){absent}{failed}",
+                counted(records as usize, "record"),
                 bytes(moved.bytes),
-                moved.blobs,
+                counted(moved.blobs as usize, "blob"),
                 moved.already,
                 cache.remote_name().unwrap_or_default()
             );
