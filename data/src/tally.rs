@@ -172,7 +172,7 @@ impl Statistics {
         }
         let written: u64 = self.splits.values().map(|split| split.documents).sum();
         if written != kept.documents {
-            return unequal(format!("kept {} documents, wrote {written}", kept.documents));
+            return unequal(format!("kept documents: {}, written: {written}", kept.documents));
         }
         let sum = |of: fn(&SourceTally) -> Count| {
             self.sources.iter().map(of).fold((0, 0), |sum, count| (sum.0 + count.documents, sum.1 + count.bytes))

@@ -98,9 +98,9 @@ fn input(stage: &StageSpec, role: &str) -> Option<Span> {
     Some(input.refs.first().map_or(input.role.span, |reference| reference.span))
 }
 
-/// Complaints about what stages cannot use of what lies outside of flow, each once: instances of a stage often share a source.
+/// Complaints about what stages cannot use of what lies outside of flow, one for each place: instances of a stage share it.
 pub fn lost_sources(recipe: &Recipe, lost: &[(StageId, StageError)]) -> Vec<Diagnostic> {
-    let mut groups: Vec<(&StageError, Span, Vec<&StageSpec>)> = Vec::new();
+    let mut groups: Vec<(&StageError, Span, Vec<&StageId>, Vec<&StageId>)> = Vec::new();
     for (id, error) in lost {
         let Some(stage) = recipe.stages.iter().find(|stage| stage.id == *id) else { continue };
         let span = match error.param.as_deref().map(|param| find(&stage.with, param)) {
@@ -108,20 +108,26 @@ pub fn lost_sources(recipe: &Recipe, lost: &[(StageId, StageError)]) -> Vec<Diag
             Some(Err(None)) => stage.with.span,
             None => stage.span,
         };
-        match groups.iter_mut().find(|(known, at, _)| *known == error && *at == span) {
-            Some((_, _, stages)) => stages.push(stage),
-            None => groups.push((error, span, vec![stage])),
+        match groups.iter_mut().find(|(_, at, _, _)| *at == span) {
+            Some((known, _, stages, _)) if *known == error => stages.push(id),
+            // What it looks for there has another name, and the first tells.
+            Some((_, _, _, others)) => others.push(id),
+            None => groups.push((error, span, vec![id], Vec::new())),
         }
     }
-    let complaint = |(error, span, stages): (&StageError, Span, Vec<&StageSpec>)| {
-        let names: Vec<String> = stages.iter().take(3).map(|stage| stage.id.to_string()).collect();
-        let names = names.join(", ");
-        let who = if stages.len() > 3 { format!("{names} and {} more", stages.len() - 3) } else { names };
+    let complaint = |(error, span, stages, others): (&StageError, Span, Vec<&StageId>, Vec<&StageId>)| {
         let words = if error.param.is_some() { "" } else { "this stage" };
-        let complaint = Diagnostic::new("recipe::source", format!("{who} cannot run: {}", error.message));
-        Diagnostic { help: error.help.clone(), ..complaint.at(span, words) }
+        let nor = if others.is_empty() { String::new() } else { format!("; nor can {}", few(&others)) };
+        let message = format!("{} cannot run: {}{nor}", few(&stages), error.message);
+        Diagnostic { help: error.help.clone(), ..Diagnostic::new("recipe::source", message).at(span, words) }
     };
     groups.into_iter().map(complaint).collect()
+}
+
+fn few(ids: &[&StageId]) -> String {
+    let names: Vec<String> = ids.iter().take(3).map(ToString::to_string).collect();
+    let names = names.join(", ");
+    if ids.len() > 3 { format!("{names} and {} more", ids.len() - 3) } else { names }
 }
 
 /// The place of the value at `path`; where it is not, that of the innermost value on the way to it, if there is one.

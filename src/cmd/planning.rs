@@ -72,7 +72,7 @@ fn location(args: &StoreArgs) -> Result<Option<Location>, Failure> {
 fn like_a_bucket(folder: &Path) -> Option<String> {
     let plain = folder.components().next().is_some_and(|first| matches!(first, Component::Normal(_)));
     let written = folder.to_string_lossy();
-    (plain && !written.starts_with('.') && !folder.exists())
+    (plain && written.contains('/') && !written.starts_with('.') && !folder.exists())
         .then(|| format!("for a bucket write `s3://{written}`, for a folder `./{written}`"))
 }
 

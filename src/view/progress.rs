@@ -134,7 +134,7 @@ mod tests {
     fn the_bar_goes_before_any_figure_and_nothing_is_broken() {
         for (columns, want) in [
             (110, "     Running public     ━━━━━━━━━━━━──────────── 142/391 steps, about 3.2 s left, loss 3.364"),
-            (80, "     Running public     ━━━━━────── 142/391 steps, about 3.2 s left, loss 3.364"),
+            (80, "     Running public     ━━━━━━────── 142/391 steps, about 3.2 s left, loss 3.364"),
             (72, "     Running public     142/391 steps, about 3.2 s left, loss 3.364"),
             (64, "     Running public 142/391 steps, about 3.2 s left, loss 3.364"),
             (50, "public 142/391 steps, about 3.2 s left, loss 3.364"),

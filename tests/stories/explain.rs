@@ -172,7 +172,9 @@ fn the_log_of_a_stage_is_kept_with_its_result() {
     assert_eq!(environment.flow(&["logs", "tokens[sea]", "--json"]).succeeded().json()["run"], Value::Null);
     let ended = environment.flow(&["logs", "tokenizer"]).succeeded();
     assert!(
-        ended.stderr.contains("tokenizer (failed) printed nothing; it failed: train a tokenizer of 384 tokens"),
+        ended
+            .stderr
+            .contains("tokenizer (failed) printed nothing; it failed: failed to train a tokenizer of 384 tokens"),
         "{ended:#?}"
     );
 

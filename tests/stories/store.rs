@@ -162,7 +162,7 @@ fn a_damaged_report_is_made_again_in_the_run_that_meets_it() {
     fs::remove_dir_all(environment.path("report")).unwrap();
     let ran = environment.run(&[]).succeeded();
     assert_eq!(ran.stages("stage-started"), names(["report"]));
-    let note = ran.lines().into_iter().find(|line| line["event"] == "stage-note").unwrap();
+    let note = &ran.events("stage-note")[0];
     assert_eq!(note["text"], "its bytes are no longer in the store: it is made again");
     assert_eq!(tables(), before);
     assert!(environment.flow(&["cache", "verify"]).succeeded().stdout.contains("sound"));

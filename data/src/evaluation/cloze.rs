@@ -153,9 +153,10 @@ pub fn items<I: AsRef<str>, T: AsRef<str>>(documents: &[(I, T)], params: &ClozeP
     }
     if made.is_empty() {
         let reason = format!(
-            "{} documents, {count} of them with at least {} bytes, give no item; give more held-out text, or lower \
+            "{} document{}, {count} of them with at least {} bytes, give no item; give more held-out text, or lower \
              `continuation_bytes` or `choices`",
             documents.len(),
+            if documents.len() == 1 { "" } else { "s" },
             2 * continuation_bytes
         );
         return Err(Error::Evaluation { measure: "cloze", reason });
