@@ -62,9 +62,11 @@ impl Line {
         let fits = |(verb, name, kept): &(&str, &String, usize)| head(verb, name) + needed(*kept) <= columns;
         let (verb, name, kept) = heads.clone().find(fits).or(heads.last()).unwrap_or(("", name, 0));
         let room = columns.saturating_sub(head(verb, name));
-        let facts = console::truncate_str(&facts[..kept].join(", "), room, "…").into_owned();
+        let tail = if room > 0 { "…" } else { "" };
+        let facts = console::truncate_str(&facts[..kept].join(", "), room, tail).into_owned();
         let room = room.checked_sub(wide(&facts) + 1).filter(|left| *left >= SHORTEST);
-        let bar = share.zip(room).map(|(share, room)| bar(share, room.min(BAR)));
+        // Where a figure has no room, a bar has none.
+        let bar = share.zip(room).filter(|_| kept == all).map(|(share, room)| bar(share, room.min(BAR)));
         Fitted { verb: verb.to_owned(), name: console::truncate_str(name, columns, "…").into_owned(), bar, facts }
     }
 }
