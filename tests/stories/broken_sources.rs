@@ -8,7 +8,7 @@ use std::{
 
 use super::{
     corpus::{self, DOMAINS},
-    environment::{Ended, TestEnvironment, names, stages, walk},
+    environment::{Ended, TestEnvironment, names, s3_at, stages, walk},
 };
 
 /// Only the corpora and the tokens: what a broken source can break, and what it must not.
@@ -194,13 +194,7 @@ fn an_object_store_that_does_not_answer() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let endpoint = format!("http://{}", listener.local_addr().unwrap());
     drop(listener);
-    let variables = [
-        ("AWS_ENDPOINT", endpoint.as_str()),
-        ("AWS_ALLOW_HTTP", "true"),
-        ("AWS_ACCESS_KEY_ID", "a"),
-        ("AWS_SECRET_ACCESS_KEY", "b"),
-        ("AWS_REGION", "us-east-1"),
-    ];
+    let variables = s3_at(&endpoint);
     let begun = Instant::now();
     let ended = environment.flow_with(&variables, &["run", "recipe.yaml", "corpus[sea]"]).with_code(2);
     assert!(begun.elapsed() < Duration::from_secs(40), "told after {:?}", begun.elapsed());

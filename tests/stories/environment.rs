@@ -333,6 +333,17 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
+/// The variables with which a program takes what answers at `endpoint` for S3.
+pub fn s3_at(endpoint: &str) -> [(&str, &str); 5] {
+    [
+        ("AWS_ENDPOINT", endpoint),
+        ("AWS_ALLOW_HTTP", "true"),
+        ("AWS_ACCESS_KEY_ID", "a"),
+        ("AWS_SECRET_ACCESS_KEY", "b"),
+        ("AWS_REGION", "us-east-1"),
+    ]
+}
+
 /// All files below a folder; none where there is no folder.
 pub fn walk(folder: &Path) -> Vec<PathBuf> {
     let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };

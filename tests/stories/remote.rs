@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::environment::TestEnvironment;
+use super::environment::{TestEnvironment, s3_at};
 
 /// A shared store, with the variables that a program needs to reach it.
 struct Shared {
@@ -133,13 +133,7 @@ fn a_silent_store_is_told_while_it_is_waited_for_and_given_up() {
             held.push(connection);
         }
     });
-    let variables = [
-        ("AWS_ENDPOINT", endpoint.as_str()),
-        ("AWS_ALLOW_HTTP", "true"),
-        ("AWS_ACCESS_KEY_ID", "a"),
-        ("AWS_SECRET_ACCESS_KEY", "b"),
-        ("AWS_REGION", "us-east-1"),
-    ];
+    let variables = s3_at(&endpoint);
     let patience = ["--remote", "s3://bucket/prefix", "--remote-timeout", "4s", "--remote-attempts", "2"];
     let begun = Instant::now();
     let ended = environment.flow_with(&variables, &[&["plan", "recipe.yaml"][..], &patience].concat());
