@@ -12,7 +12,8 @@ use crate::{
 /// A path inside an artifact: relative, `/` between its parts, the same on every system.
 ///
 /// Refused: the empty path, a leading or trailing `/`, empty parts, `.` and `..`, backslashes, control characters (so that
-/// a manifest has one path a line), and parts above 255 bytes, which no usual file system can hold.
+/// a manifest has one path a line), parts above 255 bytes, which no usual file system can hold, and paths above 4,095 bytes,
+/// which no system opens.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RelPath(String);
 
@@ -34,6 +35,8 @@ impl RelPath {
             "it has a part `.` or `..`"
         } else if path.split('/').any(|part| part.len() > 255) {
             "it has a part of more than 255 bytes"
+        } else if path.len() > 4095 {
+            "it has more than 4,095 bytes"
         } else {
             return Ok(Self(path));
         };
@@ -249,6 +252,7 @@ mod tests {
             ("two sizes", format!("flow-manifest 1\n{d} 0 a\n{d} 1 b\n")),
             ("`.` or `..`", format!("flow-manifest 1\n{d} 0 a/../../etc/passwd\n")),
             ("absolute", format!("flow-manifest 1\n{d} 0 /etc/passwd\n")),
+            ("more than 4,095 bytes", format!("flow-manifest 1\n{d} 0 {}a\n", "a/".repeat(9000))),
             ("control character", format!("flow-manifest 1\n{d} 0 a\r\n")),
             ("not sorted", format!("flow-manifest 1\n{d} 0 b\n{d} 0 a\n")),
             ("not sorted", format!("flow-manifest 1\n{d} 0 a\n{d} 0 a\n")),
@@ -270,6 +274,8 @@ mod tests {
             assert!(RelPath::new(bad).is_err(), "{bad:?}");
         }
         assert!(RelPath::new("x".repeat(256)).is_err());
+        assert!(RelPath::new("a/".repeat(2047) + "a").is_ok());
+        assert!(RelPath::new("a/".repeat(2047) + "ab").is_err());
         assert_eq!(RelPath::new("a/b/c").unwrap().parents().collect::<Vec<_>>(), ["a/b", "a"]);
     }
 
