@@ -107,6 +107,55 @@ fn crates_look_one_way() {
     }
 }
 
+/// Who has only built flow has the sources of what it is built of, and of none of the other packages that `Cargo.lock` names: those
+/// are for tests, for other features or for other platforms.
+#[test]
+fn the_sample_corpus_is_of_packages_that_the_build_brings() {
+    let output = Command::new(env!("CARGO"))
+        .args(["tree", "--offline", "--locked", "--package", "flow", "--edges", "normal,build"])
+        .args(["--prefix", "none", "--format", "{p}"])
+        .current_dir(root())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let tree = String::from_utf8(output.stdout).unwrap();
+    let brought: BTreeSet<(&str, &str)> =
+        tree.lines().filter_map(|line| line.split_once(" v")).map(|(name, rest)| (name, first_word(rest))).collect();
+    assert!(brought.len() > 300, "{tree}");
+    let lock = fs::read_to_string(root().join("Cargo.lock")).unwrap();
+    let lock: Vec<(&str, &str)> = lock
+        .split("[[package]]")
+        .filter_map(|package| Some((quoted(package, "name = ")?, quoted(package, "version = ")?)))
+        .collect();
+    for list in ["sample-packages.yaml", "sample-packages-all.yaml"] {
+        let text = fs::read_to_string(root().join("recipes").join(list)).unwrap();
+        let wanted: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("- ")).collect();
+        assert!(wanted.len() > 50, "{list}");
+        for package in wanted {
+            let (name, version) =
+                package.split_once('@').map_or((package, None), |(name, version)| (name, Some(version)));
+            let meant: Vec<_> =
+                lock.iter().filter(|(n, v)| *n == name && version.is_none_or(|version| version == *v)).collect();
+            assert!(!meant.is_empty(), "{list}: Cargo.lock has no {package}");
+            for (name, version) in meant {
+                assert!(
+                    brought.contains(&(*name, *version)),
+                    "{list}: `{package}` is {name}@{version} too, which is not built"
+                );
+            }
+        }
+    }
+}
+
+fn first_word(text: &str) -> &str {
+    text.split_whitespace().next().unwrap_or_default()
+}
+
+/// What stands between quotes after `key` at the beginning of a line.
+fn quoted<'a>(text: &'a str, key: &str) -> Option<&'a str> {
+    text.lines().find_map(|line| line.strip_prefix(key)).map(|value| value.trim_matches('"'))
+}
+
 #[test]
 fn files_are_short_and_their_names_say_something() {
     let mut files = Vec::new();

@@ -76,14 +76,6 @@ pub enum Error {
         #[source]
         source: parquet::errors::ParquetError,
     },
-    /// `cargo metadata` did not give the list of packages.
-    #[error("list the packages of `{manifest}` with `cargo metadata --offline --locked`: {reason}")]
-    CargoMetadata {
-        /// The manifest.
-        manifest: PathBuf,
-        /// The command's own words, and what to do.
-        reason: String,
-    },
     /// A package that the recipe names is not among the dependencies.
     #[error("find package `{package}` among the dependencies of `{manifest}`{}", nearest_text(.nearest.as_deref()))]
     UnknownPackage {
@@ -95,12 +87,14 @@ pub enum Error {
         nearest: Option<String>,
     },
     /// A package is locked, but its sources are not on this machine.
-    #[error("find the sources of package `{package}` at `{folder}`; bring them with `cargo fetch --locked`")]
+    #[error("find the sources of package `{package}`, which `{manifest}` locks: {reason}")]
     PackageSourcesMissing {
         /// The package.
         package: String,
-        /// Where they would be.
-        folder: PathBuf,
+        /// The manifest.
+        manifest: PathBuf,
+        /// Where they are not, or what cargo says.
+        reason: String,
     },
     /// More of a corpus is broken than the recipe allows.
     #[error(

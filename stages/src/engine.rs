@@ -24,8 +24,10 @@ pub(crate) fn data(error: flow_data::Error) -> StageError {
         Error::BrokenStreams { .. } => stage.with_help(
             "bring the files again, or raise `max_broken.streams` of this stage to go on without their rest",
         ),
-        Error::PackageSourcesMissing { .. } | Error::CargoMetadata { .. } => stage
-            .with_help("`cargo fetch --locked` in the folder of that Cargo.toml brings the sources of all packages"),
+        Error::PackageSourcesMissing { manifest, .. } => stage.with_help(format!(
+            "`cargo fetch --locked --manifest-path {}` brings the sources of all packages",
+            manifest.display()
+        )),
         Error::SourceMissing { .. } => {
             stage.with_help("paths in a recipe start at the recipe's folder; `--set` can give another place")
         }

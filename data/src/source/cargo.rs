@@ -137,19 +137,19 @@ fn locate(
             located.insert(found);
             continue;
         }
-        let package = format!("{name}@{version}");
-        return Err(match packages {
+        let reason = match packages {
             Ok(_) => {
                 let folder = known.map_or_else(|| registry().join(format!("{name}-{version}")), |p| p.folder.clone());
-                Error::PackageSourcesMissing { package, folder }
+                format!("there is no {}", folder.display())
             }
-            Err(reason) => {
-                let command = format!("cargo fetch --locked --manifest-path {}", manifest.display());
-                let reason = format!(
-                    "{reason}\nThe sources of `{package}` are not on this machine; bring them with `{command}`"
-                );
-                Error::CargoMetadata { manifest: manifest.into(), reason }
-            }
+            // Cargo names the first package that it misses, which is hardly ever this one.
+            Err(complaint) if complaint.contains("--offline was specified") => "they were not downloaded".to_owned(),
+            Err(complaint) => format!("`cargo metadata --offline --locked` says: {complaint}"),
+        };
+        return Err(Error::PackageSourcesMissing {
+            package: format!("{name}@{version}"),
+            manifest: manifest.into(),
+            reason,
         });
     }
     Ok(located)
@@ -377,11 +377,11 @@ mod tests {
         assert!(matches!(with("\"lower@9.9.9\"", "*"), Error::UnknownPackage { .. }));
         assert!(matches!(with("\"lower\"", "*.csv"), Error::SourceMissing { .. }));
         assert!(matches!(with("", "*"), Error::Parameter { .. }));
-        // A package that is locked and nowhere to be found: the message names the command.
+        // A package that is locked and nowhere to be found.
         let lock = folder.path().join("Cargo.lock");
         let more = "\n[[package]]\nname = \"no-such-crate-on-any-disk\"\nversion = \"0.0.1\"\n";
         fs::write(&lock, fs::read_to_string(&lock).unwrap() + more).unwrap();
         let error = with("\"no-such-crate-on-any-disk\"", "*").to_string();
-        assert!(error.contains("cargo fetch --locked"), "{error}");
+        assert!(error.starts_with("find the sources of package `no-such-crate-on-any-disk@0.0.1`"), "{error}");
     }
 }
