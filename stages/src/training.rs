@@ -12,7 +12,6 @@ use std::{
     sync::Arc,
 };
 
-use flow_cache::plain;
 use flow_data::{
     corpus::Split,
     loader::{Batches, TokenBatch},
@@ -292,7 +291,7 @@ struct Log<'a> {
 impl<'a> Log<'a> {
     fn open(ctx: &'a Context, run: &Run) -> Result<Self, StageError> {
         let metrics = ctx.scratch().join("metrics.jsonl");
-        let (file, _) = plain::append(&metrics).map_err(io)?.into_parts();
+        let (file, _) = fs::OpenOptions::new().create(true).append(true).open(&metrics).map_err(io)?.into_parts();
         Ok(Self {
             ctx,
             steps: run.steps,
@@ -323,7 +322,7 @@ impl<'a> Log<'a> {
         let aside = self.metrics.with_extension("part");
         fs::write(&aside, kept.concat()).map_err(io)?;
         fs::rename(&aside, &self.metrics).map_err(io)?;
-        let (file, _) = plain::append(&self.metrics).map_err(io)?.into_parts();
+        let (file, _) = fs::OpenOptions::new().append(true).open(&self.metrics).map_err(io)?.into_parts();
         self.lines = std::io::BufWriter::new(file);
         self.written = state.step;
         self.last = kept.last().and_then(|line| serde_json::from_str(line).ok());
@@ -332,7 +331,7 @@ impl<'a> Log<'a> {
 
     /// The lines of steps 1 to `step`, up to the first that is not whole.
     fn lines_before(&self, step: u64) -> Result<Vec<String>, StageError> {
-        let file = plain::open(&self.metrics).map_err(io)?;
+        let file = fs::File::open(&self.metrics).map_err(io)?;
         let mut lines = Vec::new();
         for (line, number) in BufReader::new(file).lines().zip(1..=step) {
             let Ok(line) = line else { break };
