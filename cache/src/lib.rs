@@ -75,7 +75,7 @@ pub use location::Location;
 pub use manifest::{Entry, Manifest, RelPath};
 pub use memo::HashMemo;
 pub use pins::Pin;
-pub use records::{PutRecord, RECORD_FORMAT, Record};
+pub use records::{MadeFor, PutRecord, RECORD_FORMAT, Record};
 pub use tiered::FlushReport;
 pub use transfer::Moved;
 pub use trees::{Published, hash_folder, hash_folder_with};

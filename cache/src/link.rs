@@ -44,7 +44,7 @@ impl Linker {
             }
         }
         if share == Share::Inode && self.links.load(Ordering::Relaxed) {
-            match fs_err::hard_link(from, to) {
+            match link(from, to) {
                 Ok(()) => return read_only(to),
                 // This one file has all the names that it can have; the next has not.
                 Err(e) if e.kind() == io::ErrorKind::TooManyLinks => {}
@@ -57,6 +57,19 @@ impl Linker {
         io::copy(&mut source, &mut target)?;
         read_only(to)
     }
+}
+
+/// While another file is renamed over `from`, the system finds its name and then nothing to link: the file that the name stood for
+/// has lost its last one. Two stages that publish the same bytes do that.
+fn link(from: &Path, to: &Path) -> io::Result<()> {
+    let mut linked = fs_err::hard_link(from, to);
+    for _ in 0..1000 {
+        match &linked {
+            Err(e) if e.kind() == io::ErrorKind::NotFound && from.exists() => linked = fs_err::hard_link(from, to),
+            _ => break,
+        }
+    }
+    linked
 }
 
 fn read_only(path: &Path) -> io::Result<()> {
@@ -85,6 +98,28 @@ mod tests {
             assert_eq!(fs_err::metadata(&to).unwrap().mode() & 0o777, 0o444);
             assert!(linker.place(&from, &to, share).is_err(), "an existing name is never replaced");
         }
+    }
+
+    #[test]
+    fn a_file_that_is_replaced_all_the_time_is_always_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let (from, next) = (dir.path().join("from"), dir.path().join("next"));
+        fs_err::write(&from, "content").unwrap();
+        let over = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !over.load(Ordering::Relaxed) {
+                    fs_err::write(&next, "content").unwrap();
+                    fs_err::rename(&next, &from).unwrap();
+                }
+            });
+            let linker = Linker { clones: AtomicBool::new(false), links: AtomicBool::new(true) };
+            let placed = (0..5000).try_for_each(|i| linker.place(&from, &dir.path().join(i.to_string()), Share::Inode));
+            over.store(true, Ordering::Relaxed);
+            placed.unwrap();
+        });
+        assert!(Linker::new().place(&dir.path().join("nothing"), &next, Share::Inode).is_err());
+        assert!(Linker::new().place(&from, &dir.path().join("no/folder"), Share::Inode).is_err());
     }
 
     #[test]

@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// The format that this version writes. A record of a newer one is an error, not a miss: doing its stage again would be
-/// refused at the end.
+/// refused at the end. Every format ends with the check, so that a damaged record is not taken for a newer one.
 pub const RECORD_FORMAT: u32 = 1;
 
 /// Seconds. A stage that took less is not waited for by the disk: see `durable.rs`.
@@ -58,8 +58,20 @@ pub struct Record {
     pub files: u64,
     /// If a person kept an old artifact for this key: the reason.
     pub accepted: Option<String>,
+    /// What the artifact was made for, where that is not this key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub made_for: Option<MadeFor>,
     /// Numbers that the stage reported.
     pub metrics: Value,
+}
+
+/// What an artifact was made for that a person kept for another key.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct MadeFor {
+    /// The key.
+    pub key: StageKey,
+    /// Its parts.
+    pub parts: Value,
 }
 
 /// What became of a record that was to be written.
@@ -83,10 +95,29 @@ impl Record {
         if !self.seconds.is_finite() {
             return Err(refuse("its duration is not a finite number"));
         }
-        let mut text = serde_json::to_vec_pretty(self).map_err(|_| refuse("it cannot be written as JSON"))?;
-        text.push(b'\n');
-        Ok(text.into())
+        let mut text = serde_json::to_string_pretty(self).map_err(|_| refuse("it cannot be written as JSON"))?;
+        text.truncate(text.strip_suffix("\n}").map_or(text.len(), str::len));
+        Ok(checked(text))
     }
+}
+
+/// The last member of a record is the BLAKE3 of all that stands before it: a flipped bit may leave JSON that reads well and is wrong.
+const CHECK: &str = ",\n  \"check\": \"";
+const END: &str = "\"\n}\n";
+
+/// A record without its end, with its check.
+pub(crate) fn checked(mut text: String) -> Bytes {
+    let check = BlobDigest::of(text.as_bytes());
+    text += &format!("{CHECK}{check}{END}");
+    text.into()
+}
+
+/// Whether these bytes are those that were written.
+fn is_whole(bytes: &[u8]) -> bool {
+    let hex = 2 * blake3::OUT_LEN;
+    let Some(at) = bytes.len().checked_sub(CHECK.len() + hex + END.len()) else { return false };
+    let (text, check) = bytes.split_at(at);
+    *check == *format!("{CHECK}{}{END}", BlobDigest::of(text)).as_bytes()
 }
 
 /// What the bytes of a record file are.
@@ -100,6 +131,9 @@ fn parse(key: &StageKey, bytes: &[u8]) -> Read {
     #[derive(Deserialize)]
     struct Format {
         format: u32,
+    }
+    if !is_whole(bytes) {
+        return Read::Damaged;
     }
     match serde_json::from_slice::<Format>(bytes) {
         Ok(Format { format }) if format > RECORD_FORMAT => return Read::Newer(format),
@@ -314,5 +348,26 @@ impl Cache {
             was_there |= store.remove(&layout::record(key)).await?;
         }
         Ok(was_there)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_flipped_bit_is_read() {
+        let record = crate::suite::record(StageKey::of(b"key"), ArtifactDigest::of(b"artifact"));
+        let bytes = record.to_bytes().unwrap();
+        assert!(matches!(parse(&record.key, &bytes), Read::Record(read) if *read == record));
+        assert_eq!(serde_json::from_slice::<Record>(&bytes).unwrap(), record, "it is JSON for whoever looks");
+        for bit in 0..8 * bytes.len() {
+            let mut flipped = bytes.to_vec();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            assert!(matches!(parse(&record.key, &flipped), Read::Damaged), "bit {bit}");
+        }
+        for end in 0..bytes.len() {
+            assert!(matches!(parse(&record.key, &bytes[..end]), Read::Damaged), "the first {end} bytes");
+        }
     }
 }

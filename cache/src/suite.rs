@@ -117,6 +117,7 @@ pub fn record(key: StageKey, artifact: ArtifactDigest) -> Record {
         bytes: 1,
         files: 1,
         accepted: None,
+        made_for: None,
         metrics: serde_json::json!({"documents": 3}),
     }
 }
@@ -288,15 +289,16 @@ pub async fn damaged_records_and_manifests_are_set_aside(clients: Clients) {
     let artifact = clients.publish(&[("a", b"1")]).await;
     let good = record(key, artifact).to_bytes().unwrap();
     let foreign = record(StageKey::of(b"other"), artifact).to_bytes().unwrap();
-    let cases =
-        [good.slice(..good.len() / 2), Bytes::new(), foreign, Bytes::from_static(b"[1]"), Bytes::from_static(b"\xff")];
-    for (i, bytes) in cases.into_iter().enumerate() {
+    let flipped = String::from_utf8(good.to_vec()).unwrap().replace("\"documents\": 3", "\"documents\": 2").into();
+    let words = [Bytes::from_static(b"[1]"), Bytes::from_static(b"\xff"), flipped];
+    let cases = [good.slice(..good.len() / 2), Bytes::new(), foreign].into_iter().chain(words);
+    for (i, bytes) in cases.enumerate() {
         clients.second.shared().replace(&layout::record(&key), bytes).await.unwrap();
         assert_eq!(clients.second.record(&key).await.unwrap(), None);
         assert_eq!(clients.set_aside().await, i + 1);
     }
     // A newer flow's record is no damage.
-    let newer = Bytes::from(format!("{{\"format\": {}, \"key\": \"{key}\"}}", RECORD_FORMAT + 1));
+    let newer = crate::records::checked(format!("{{\n  \"format\": {},\n  \"key\": \"{key}\"", RECORD_FORMAT + 1));
     clients.second.shared().replace(&layout::record(&key), newer).await.unwrap();
     let error = clients.second.record(&key).await.unwrap_err();
     assert!(matches!(error, Error::NewerRecord { .. }), "{error}");
