@@ -1,8 +1,8 @@
 //! A person says that a change is harmless: the artifact of a stage's last record stands for the key that the stage has now.
 //!
 //! [`propose`] looks and writes nothing; [`record`] writes what was proposed, of all stages or, where a stage cannot be had,
-//! of none. The new record is the old one under the new key with the person's reason, so that whoever meets the artifact later
-//! sees both how it was made and why it is still taken.
+//! of none. The new record is the old one under the new key, with the person's reason and the parts of the key that the artifact was made
+//! for, so that whoever meets the artifact later sees both what it was made of and why it is still taken.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -10,7 +10,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use flow_cache::{Acquired, ArtifactDigest, Cache, Holder, Lease, PutRecord, RECORD_FORMAT, Record, StageKey};
+use flow_cache::{Acquired, ArtifactDigest, Cache, Holder, Lease, MadeFor, PutRecord, RECORD_FORMAT, Record, StageKey};
 use serde::Serialize;
 
 use crate::{
@@ -259,6 +259,7 @@ async fn stand_in(
         parts: serde_json::to_value(&parts).unwrap_or_default(),
         stage: stage.id.to_string(),
         accepted: Some(accepted),
+        made_for: Some(last.made_for.clone().unwrap_or_else(|| MadeFor { key: last.key, parts: last.parts.clone() })),
         ..last.clone()
     };
     Ok(Ok(Acceptance { stage: stage.id.clone(), was: last.key, changes: changes.to_vec(), record }))

@@ -9,9 +9,9 @@ use serde_json::Value;
 use crate::{
     error::Result,
     event::state::{Phase, RunState},
-    key::{self, KeyParts},
+    key::{self, Change, KeyParts},
     names::StageId,
-    plan::Plan,
+    plan::{Plan, PreparedStage},
     stage::External,
 };
 
@@ -24,10 +24,12 @@ pub struct LineageStage {
     pub record: Record,
     /// Role (with label) → stage that made the input.
     pub inputs: BTreeMap<String, StageId>,
-    /// What it read from outside of flow.
+    /// What its artifact was made of that lies outside of flow.
     pub sources: Vec<LineageSource>,
-    /// The parts of its key.
+    /// What its artifact was made of: the parts of its key or, where a person kept an artifact, of the key that it was made for.
     pub parts: KeyParts,
+    /// What a person said makes no difference: from those parts to the key's.
+    pub accepted: Vec<Change>,
     /// Whether this run took it from the cache.
     pub cached: bool,
 }
@@ -42,9 +44,16 @@ pub struct LineageSource {
 }
 
 impl LineageSource {
-    fn of(source: &External) -> Self {
-        let External { identity, handle: _, place } = source;
-        Self { place: place.clone(), identity: identity.clone() }
+    /// The sources of these identities. What is not among the sources of the stage as it is now lay at a place that nobody knows any
+    /// more.
+    fn of(identities: &[Value], stage: &PreparedStage) -> Vec<Self> {
+        let mut open: Vec<&External> = stage.sources.iter().flatten().collect();
+        let source = |identity: &Value| {
+            let known = open.iter().position(|source| source.identity == *identity).map(|at| open.remove(at));
+            let place = known.map_or_else(|| "as it was before".to_owned(), |source| source.place.clone());
+            Self { place, identity: identity.clone() }
+        };
+        identities.iter().map(source).collect()
     }
 
     /// The digests in the identity, each with its name there, such as `digest` or `model.tensors[0]`.
@@ -68,14 +77,22 @@ pub async fn lineage(plan: &Plan, cache: &Cache, state: &RunState) -> Result<Vec
         artifacts[at] = known.artifact;
         let Some(parts) = stage.key_parts(&plan.numerics, |input| artifacts[input]) else { continue };
         let Some(record) = cache.record(&key).await? else { continue };
+        let (made, accepted) = match record.made_for.as_ref().map(|made| serde_json::from_value(made.parts.clone())) {
+            Some(Ok(made)) => {
+                let changes = parts.changes_from(&made);
+                (made, changes)
+            }
+            _ => (parts, Vec::new()),
+        };
         let inputs =
             stage.inputs.iter().map(|input| (input.key_name(), plan.stages()[input.stage].id.clone())).collect();
         lineage.push(LineageStage {
             stage: stage.id.clone(),
             record,
             inputs,
-            sources: stage.sources.iter().flatten().map(LineageSource::of).collect(),
-            parts,
+            sources: LineageSource::of(&made.sources, stage),
+            parts: made,
+            accepted,
             cached: known.phase == Phase::Cached,
         });
     }

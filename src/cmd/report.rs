@@ -16,7 +16,7 @@ use flow_pipeline::{
     provenance::{self, LineageSource},
     recipe::{self, Recipe},
 };
-use flow_stages::report::{self, Lineage, Numerics, SourceLine, StageLine};
+use flow_stages::report::{self, AcceptedLine, Lineage, Numerics, SourceLine, StageLine};
 
 use super::{graph, planning};
 use crate::{
@@ -157,7 +157,7 @@ async fn lineage(
             name: line.stage.to_string(),
             kind: line.parts.kind.clone(),
             kind_version: line.parts.kind_version,
-            key: line.parts.key().to_string(),
+            key: line.record.key.to_string(),
             artifact: line.record.artifact.to_string(),
             bytes: line.record.bytes,
             seconds: line.record.seconds,
@@ -168,7 +168,11 @@ async fn lineage(
             sources: line.sources.iter().flat_map(sources).collect(),
             params: line.parts.params.clone(),
             cached: line.cached,
-            accepted: line.record.accepted.clone(),
+            accepted: line.record.accepted.clone().map(|reason| AcceptedLine {
+                reason,
+                made_for: line.record.made_for.as_ref().map(|made| made.key.to_string()),
+                changes: line.accepted.iter().map(ToString::to_string).collect(),
+            }),
         });
     }
     let mut drawing = graph::of(recipe);

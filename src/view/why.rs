@@ -113,6 +113,12 @@ pub fn text(known: &Known) -> String {
         if let Some(reason) = &record.accepted {
             line(&mut out, "accepted", reason);
         }
+        if let Some(made) = &record.made_for {
+            line(&mut out, "made for", &made.key.to_string());
+            for change in key::changes(&made.parts, &record.parts) {
+                line(&mut out, "", &change.to_string());
+            }
+        }
     }
     line(&mut out, "seed", &known.parts.seed.map_or_else(|| "not used".to_owned(), |seed| seed.to_string()));
     let numerics = known.parts.numerics.as_ref();

@@ -40,7 +40,7 @@ pub use headline::{Headline, Verdict};
 pub use input::{
     Average, DomainResult, Estimate, Evaluation, Member, ModelGroup, ModelResult, ReportInput, StepMetrics, TrainingRun,
 };
-pub use lineage::{Lineage, Numerics, SourceLine, StageLine};
+pub use lineage::{AcceptedLine, Lineage, Numerics, SourceLine, StageLine};
 pub use metric::Metric;
 pub use table::{Cell, Column, Mark, Raw, Row, RowGroup, Table, Tone};
 

@@ -292,6 +292,7 @@ async fn try_attempt(
         bytes: published.manifest.total_bytes(),
         files: published.manifest.entries.len() as u64,
         accepted: None,
+        made_for: None,
         metrics,
     };
     match cache.put_record_under(&record, &attempt.lease).await {

@@ -181,8 +181,13 @@ fn provenance(out: &mut String, lineage: &Lineage) {
     let mut accepted = lineage.accepted().peekable();
     if accepted.peek().is_some() {
         out.push_str("<div class=\"accepted\"><p>Accepted by a person in place of a new run:</p>\n<ul>\n");
-        for (stage, reason) in accepted {
-            let _ = writeln!(out, "<li><strong>{}</strong>: {}</li>", escaped(&stage.name), escaped(reason));
+        for (stage, accepted) in accepted {
+            let reason = escaped(&accepted.reason);
+            let _ = write!(out, "<li><strong>{}</strong>: {reason}", escaped(&stage.name));
+            for change in &accepted.changes {
+                let _ = write!(out, "<br>{}", escaped(change));
+            }
+            out.push_str("</li>\n");
         }
         out.push_str("</ul></div>\n");
     }

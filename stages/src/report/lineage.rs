@@ -75,8 +75,21 @@ pub struct StageLine {
     pub params: Value,
     /// Whether this run found it in the cache.
     pub cached: bool,
-    /// Why an artifact of an older key stands for it, if a person said so.
-    pub accepted: Option<String>,
+    /// Where an artifact of an older key stands for it, since a person said so. Then `inputs`, `sources`, `params` and `kind_version`
+    /// are what that artifact was made of.
+    pub accepted: Option<AcceptedLine>,
+}
+
+/// A person's word in place of a run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AcceptedLine {
+    /// Why what is different makes no difference.
+    pub reason: String,
+    /// The key that the artifact was made for, in hex.
+    pub made_for: Option<String>,
+    /// What is different, each in a line.
+    pub changes: Vec<String>,
 }
 
 /// A source outside of flow.
@@ -109,9 +122,9 @@ impl Lineage {
         self.stages.iter().find(|stage| stage.artifact == artifact)
     }
 
-    /// Stages that a person accepted, with the reason.
-    pub(super) fn accepted(&self) -> impl Iterator<Item = (&StageLine, &str)> {
-        self.stages.iter().filter_map(|stage| Some((stage, stage.accepted.as_deref()?)))
+    /// Stages that a person accepted.
+    pub(super) fn accepted(&self) -> impl Iterator<Item = (&StageLine, &AcceptedLine)> {
+        self.stages.iter().filter_map(|stage| Some((stage, stage.accepted.as_ref()?)))
     }
 
     /// What the run was, in a sentence.

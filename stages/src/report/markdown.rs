@@ -58,8 +58,11 @@ fn provenance(out: &mut String, lineage: &Lineage) {
     let mut accepted = lineage.accepted().peekable();
     if accepted.peek().is_some() {
         out.push_str("Accepted by a person in place of a new run:\n\n");
-        for (stage, reason) in accepted {
-            let _ = writeln!(out, "- **{}**: {}", escaped(&stage.name), escaped(reason));
+        for (stage, accepted) in accepted {
+            let _ = writeln!(out, "- **{}**: {}", escaped(&stage.name), escaped(&accepted.reason));
+            for change in &accepted.changes {
+                let _ = writeln!(out, "  - {}", escaped(change));
+            }
         }
         out.push('\n');
     }

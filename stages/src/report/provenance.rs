@@ -107,7 +107,11 @@ pub(super) fn render(content: &Content, lineage: &Lineage) -> String {
             ("roles", json!(roles.join(" "))),
         ];
         facts.extend(stage.host.as_ref().map(|host| ("host", json!(host))));
-        facts.extend(stage.accepted.as_ref().map(|reason| ("accepted", json!(reason))));
+        if let Some(accepted) = &stage.accepted {
+            facts.push(("accepted", json!(accepted.reason)));
+            facts.push(("accepted_changes", json!(accepted.changes.join("; "))));
+            facts.push(("made_for", json!(accepted.made_for)));
+        }
         let properties = properties(&mut graph, &stage_id(&stage.name), &facts);
         let mut action = json!({
             "@id": stage_id(&stage.name),

@@ -135,7 +135,11 @@ pub(super) fn lineage() -> Lineage {
         sources: (kind == "curate").then(source).into_iter().collect(),
         params: json!({"steps": 80, "lr": 0.003, "about": "a < b"}),
         cached: at < 3,
-        accepted: (at == 2).then(|| "only a log line was changed".to_owned()),
+        accepted: (at == 2).then(|| AcceptedLine {
+            reason: "only a log line was changed".into(),
+            made_for: Some(digest(400)),
+            changes: vec!["seed: 1 → 2".into()],
+        }),
     };
     Lineage {
         recipe: "crates-nano".into(),

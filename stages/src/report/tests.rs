@@ -228,7 +228,7 @@ fn hostile(text: &str) -> (ReportInput, Lineage) {
         stage.sources = vec![SourceLine { digest: text(), place: text(), identity: text() }];
         stage.host = Some(text());
         stage.started = Some(text());
-        stage.accepted = Some(text());
+        stage.accepted = Some(AcceptedLine { reason: text(), made_for: Some(text()), changes: vec![text()] });
         stage.params = serde_json::json!({ text(): text() });
     }
     (input, lineage)
