@@ -75,6 +75,7 @@ fn code(error: &Error) -> u8 {
         | Error::Format { .. }
         | Error::Job { .. }
         | Error::NonDeterministic { .. }
+        | Error::RecordLost { .. }
         | Error::Spawn { .. } => 1,
     }
 }
@@ -132,6 +133,7 @@ fn complaints(error: &Error) -> Vec<Complaint> {
         Error::InputLost { source, .. } => one(cache_help(source)),
         Error::Io { source, .. } => one(disk_help(source)),
         Error::EventLog { path, source } => one(log_help(path, source)),
+        Error::RecordLost { .. } => one(Some("`flow run` makes the stage again, and says so".to_owned())),
         Error::Spawn { .. } => one(Some("the program must still be where it was started from".to_owned())),
     }
 }

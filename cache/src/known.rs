@@ -25,11 +25,12 @@ use crate::{
     layout::{self, Local},
     manifest::Manifest,
     plain,
+    sealed::{seal, unseal},
     staged::replace,
     store::Store,
 };
 
-const HEADER: &str = "flow-hits 1";
+const HEADER: &str = "flow-hits 2";
 /// See the head of this file. The clocks of today's systems tick every few milliseconds.
 const YOUNG: Duration = Duration::from_millis(100);
 /// The same where a time has no fraction of a second: some disks keep none, or every other second.
@@ -88,9 +89,7 @@ impl Known {
 
     fn load(&self) -> Entries {
         let settled = self.settled(SystemTime::now());
-        let text = plain::read(&self.path).ok().and_then(|text| String::from_utf8(text).ok()).unwrap_or_default();
-        // All or nothing: a file that is damaged in one place is not believed in another.
-        let known = parse(&text, &settled).unwrap_or_default();
+        let known = plain::read(&self.path).ok().and_then(|text| parse(unseal(&text)?, &settled)).unwrap_or_default();
         Entries { settled, known, dirty: false }
     }
 
@@ -196,7 +195,7 @@ impl Known {
             }
             write(format_args!("\n"));
         }
-        replace(&self.tmp, &self.path, text.as_bytes()).map_err(during(|| "write what was looked up"))?;
+        replace(&self.tmp, &self.path, seal(text).as_bytes()).map_err(during(|| "write what was looked up"))?;
         entries.dirty = false;
         Ok(())
     }

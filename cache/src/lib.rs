@@ -45,6 +45,7 @@ mod leases;
 mod memo;
 mod pins;
 mod records;
+mod sealed;
 mod spare;
 mod transfer;
 mod workdir;

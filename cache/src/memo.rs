@@ -19,6 +19,7 @@ use crate::{
     digest::BlobDigest,
     error::{Result, during},
     plain,
+    sealed::{seal, unseal},
     staged::replace,
     trees::hash_file,
 };
@@ -29,7 +30,7 @@ const YOUNG: Duration = Duration::from_secs(2);
 /// Beyond this many, what was not asked for since loading is dropped when saving.
 const MANY: usize = 200_000;
 
-const HEADER: &str = "flow-memo 1";
+const HEADER: &str = "flow-memo 2";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Stamp {
@@ -83,7 +84,7 @@ impl Cache {
             tracing::warn!(%error, "the memo of digests could not be read");
             None
         });
-        let known = text.and_then(|text| parse(std::str::from_utf8(&text).ok()?)).unwrap_or_default();
+        let known = text.and_then(|text| parse(unseal(&text)?)).unwrap_or_default();
         let entries = Entries { known, used: BTreeSet::new(), loaded: SystemTime::now(), dirty: false };
         HashMemo { entries: Mutex::new(entries), path, tmp: self.local().tmp() }
     }
@@ -158,13 +159,12 @@ impl HashMemo {
                 s.device, s.inode, s.size, modified.0, modified.1, changed.0, changed.1
             );
         }
-        replace(&self.tmp, &self.path, text.as_bytes()).map_err(during(|| "write the memo of digests"))?;
+        replace(&self.tmp, &self.path, seal(text).as_bytes()).map_err(during(|| "write the memo of digests"))?;
         entries.dirty = false;
         Ok(())
     }
 }
 
-/// All or nothing: a file that is damaged in one place is not believed in another.
 fn parse(text: &str) -> Option<BTreeMap<Stamp, BlobDigest>> {
     let mut lines = text.strip_suffix('\n')?.split('\n');
     if lines.next()? != HEADER {
@@ -252,17 +252,18 @@ mod tests {
     fn a_damaged_memo_is_an_empty_one() {
         let (_dir, cache) = store();
         let digest = BlobDigest::of(b"");
-        for text in [
-            "",
-            "flow-memo 1",
-            "flow-memo 2\n",
-            "flow-memo 1\n1 2 3\n",
-            &format!("flow-memo 1\n1 2 3 4 5 6 7 {digest} 9\n"),
-        ] {
-            fs_err::write(cache.local().memo(), text).unwrap();
+        let line = format!("1 2 3 -4 5 6 7 {digest}\n");
+        for text in ["", "flow-memo 1\n", "flow-memo 2\n1 2 3\n", &format!("flow-memo 2\n1 2 3 4 5 6 7 {digest} 9\n")] {
+            fs_err::write(cache.local().memo(), seal(text.to_owned())).unwrap();
             assert!(cache.hash_memo().is_empty(), "{text:?}");
         }
-        fs_err::write(cache.local().memo(), format!("flow-memo 1\n1 2 3 -4 5 6 7 {digest}\n")).unwrap();
+        let whole = seal(format!("flow-memo 2\n{line}"));
+        fs_err::write(cache.local().memo(), &whole).unwrap();
         assert_eq!(cache.hash_memo().len(), 1);
+        let lie = line.replace(&digest.to_string(), &BlobDigest::of(b"lie").to_string());
+        for text in [whole.replace(&line, &lie), format!("flow-memo 2\n{line}")] {
+            fs_err::write(cache.local().memo(), text).unwrap();
+            assert!(cache.hash_memo().is_empty());
+        }
     }
 }

@@ -187,6 +187,8 @@ impl Cache {
         if let Some(record) = self.store().record(key).await? {
             return Ok(Some(record));
         }
+        // It may have been set aside just now.
+        self.known().forget(key);
         let Some(remote) = &self.tiers().remote else { return Ok(None) };
         let Some(record) = remote.record(key).await? else { return Ok(None) };
         self.store().create(&layout::record(key), record.to_bytes()?).await?;

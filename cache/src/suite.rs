@@ -98,6 +98,11 @@ pub fn read_files(dir: &Path) -> Vec<(String, Vec<u8>)> {
     manifest.entries.keys().map(|path| (path.to_string(), fs_err::read(dir.join(path)).unwrap())).collect()
 }
 
+/// A text as the store keeps it for itself.
+pub fn sealed(text: String) -> String {
+    crate::sealed::seal(text)
+}
+
 /// A record that says that `key` gave `artifact`.
 pub fn record(key: StageKey, artifact: ArtifactDigest) -> Record {
     Record {

@@ -39,6 +39,14 @@ impl Cache {
     }
 }
 
+impl Cache {
+    /// Whether there is something to go on from in the work dir of `key`; nothing where there is no work dir.
+    pub fn work_begun(&self, key: &StageKey) -> Option<bool> {
+        let work = WorkDir { path: self.local().work(key) };
+        work.path.exists().then(|| !work.is_scratch_empty())
+    }
+}
+
 /// The right to write in a work dir. The system takes it back when its process ends, however it ends.
 #[derive(Debug)]
 pub struct WorkLock {
@@ -132,6 +140,7 @@ mod tests {
         drop(lock);
         assert!(WorkLock::try_take(&again.lock()).unwrap().is_some());
         assert!(!again.is_scratch_empty());
+        assert_eq!((cache.work_begun(&key), cache.work_begun(&StageKey::of(b"other"))), (Some(true), None));
         again.remove().unwrap();
         again.remove().unwrap();
         assert!(!again.path().exists());

@@ -125,14 +125,16 @@ fn a_stores_own_files() {
     });
     let (hits, latest, memo) = (root.join("v1/hits"), root.join("v1/latest/r.keys"), root.join("v1/memo"));
     let target = Target::new("own-files")
-        .seed(format!("flow-hits 1\nrecords/aa 1 2\n{key} {artifact} {key} 1\n"))
-        .seed(format!("flow-memo 1\n1 2 3 -4 5 6 7 {artifact}\n"))
+        .seed(format!("flow-hits 2\nrecords/aa 1 2\n{key} {artifact} {key} 1\n"))
+        .seed(format!("flow-memo 2\n1 2 3 -4 5 6 7 {artifact}\n"))
         .seed(fs_err::read(&latest).unwrap())
-        .words(&["flow-hits 1\n", "flow-memo 1\n", "records/", "trees/", " 18446744073709551615"]);
+        .words(&["flow-hits 2\n", "flow-memo 2\n", "records/", "trees/", " 18446744073709551615"]);
     target.run(|bytes| {
-        for file in [&hits, &latest, &memo] {
-            fs_err::write(file, bytes).unwrap();
-        }
+        fs_err::write(&latest, bytes).unwrap();
+        // Without their check nobody would read on.
+        let sealed = suite::sealed(String::from_utf8_lossy(bytes).into_owned());
+        fs_err::write(&hits, &sealed).unwrap();
+        fs_err::write(&memo, sealed).unwrap();
         runtime.block_on(async {
             let cache = Cache::open_local(&root).unwrap();
             assert_eq!(cache.hit_artifact(&key).await.unwrap(), Some(artifact));

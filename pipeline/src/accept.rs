@@ -135,6 +135,10 @@ impl Probe for WithAccepted<'_> {
         self.store.has_ended(stage).await
     }
 
+    async fn begun(&self, key: &StageKey) -> Result<Option<bool>> {
+        self.store.begun(key).await
+    }
+
     async fn made(&self, artifact: &ArtifactDigest, stage: &StageId) -> Result<Option<KeyParts>> {
         self.store.made(artifact, stage).await
     }

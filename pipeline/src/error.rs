@@ -124,6 +124,12 @@ pub enum Error {
         #[source]
         source: Box<flow_cache::Error>,
     },
+    /// The record of a stage went away, or was found damaged and set aside, after the stage was taken from the cache.
+    #[error("read how stage `{stage}` was made: its record is gone, or was damaged and set aside")]
+    RecordLost {
+        /// The stage.
+        stage: Box<StageId>,
+    },
     /// A child process could not be started.
     #[error("start the process of stage `{stage}`")]
     Spawn {
@@ -150,6 +156,7 @@ impl Error {
             | Self::Format { .. }
             | Self::Job { .. }
             | Self::InputLost { .. }
+            | Self::RecordLost { .. }
             | Self::Spawn { .. } => failed_to(chain(self)),
             Self::Recipe(_)
             | Self::Capacity { .. }

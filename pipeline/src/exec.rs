@@ -32,6 +32,8 @@ pub(crate) const TRY_AGAIN: Duration = Duration::from_millis(20);
 /// The exit code of a process that could not write its result since the disk is full (ENOSPC's own number).
 pub const DISK_FULL: u8 = 28;
 
+const THREAD: &str = "start a thread; is the limit of processes (`ulimit -u`) reached?";
+
 /// A flag that is raised when this process is asked to stop: by SIGTERM or SIGINT, or, with `watch_stdin`, when standard
 /// input ends, which means that the process at its other end is gone. Such an orphan has [`ORPHAN_GRACE`] left; then it
 /// and all that it started are killed.
@@ -48,7 +50,7 @@ pub fn stop_flag(watch_stdin: bool) -> Result<Arc<AtomicBool>> {
     drop(entered);
     let (mut terminate, mut interrupt) = signals.map_err(listen)?;
     let raised = Arc::clone(&flag);
-    thread::spawn(move || {
+    let listener = thread::Builder::new().spawn(move || {
         runtime.block_on(async {
             loop {
                 tokio::select! {
@@ -59,9 +61,10 @@ pub fn stop_flag(watch_stdin: bool) -> Result<Arc<AtomicBool>> {
             }
         });
     });
+    listener.map_err(Error::io(THREAD))?;
     if watch_stdin {
         let raised = Arc::clone(&flag);
-        thread::spawn(move || {
+        let watcher = thread::Builder::new().spawn(move || {
             wait_for_end(std::io::stdin().lock());
             raised.store(true, Ordering::Relaxed);
             thread::sleep(ORPHAN_GRACE);
@@ -71,6 +74,7 @@ pub fn stop_flag(watch_stdin: bool) -> Result<Arc<AtomicBool>> {
             }
             std::process::exit(1);
         });
+        watcher.map_err(Error::io(THREAD))?;
     }
     Ok(flag)
 }
@@ -163,6 +167,12 @@ fn run(path: &Path, job: Job, registry: &Registry, cancelled: Arc<AtomicBool>) -
             .map(String::as_str)
             .or_else(|| panic.downcast_ref::<&str>().copied())
             .unwrap_or("no message");
+        // What the system says to who asks for one process or thread too many, which many a library takes for a defect.
+        if text.contains("Resource temporarily unavailable") || text.contains("WouldBlock") {
+            return Err(StageError::new(format!("the system refused another thread: {text}")).with_help(
+                "raise the limit of processes (`ulimit -u`, or that of the container), or give it fewer `--threads`",
+            ));
+        }
         Err(StageError::new(format!("the stage panicked: {text}"))
             .with_help("this is a defect of flow; the stage's log has the place"))
     })

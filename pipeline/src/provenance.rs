@@ -7,7 +7,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::{
-    error::Result,
+    error::{Error, Result},
     event::state::{Phase, RunState},
     key::{self, Change, KeyParts},
     names::StageId,
@@ -67,6 +67,9 @@ impl LineageSource {
 }
 
 /// The lineage of all stages that have an artifact.
+///
+/// # Errors
+/// [`Error::RecordLost`]: a lineage with a gap is none.
 pub async fn lineage(plan: &Plan, cache: &Cache, state: &RunState) -> Result<Vec<LineageStage>> {
     let mut artifacts = vec![None; plan.stages().len()];
     let mut lineage = Vec::new();
@@ -76,7 +79,9 @@ pub async fn lineage(plan: &Plan, cache: &Cache, state: &RunState) -> Result<Vec
         let Some(key) = known.key else { continue };
         artifacts[at] = known.artifact;
         let Some(parts) = stage.key_parts(&plan.numerics, |input| artifacts[input]) else { continue };
-        let Some(record) = cache.record(&key).await? else { continue };
+        let Some(record) = cache.record(&key).await? else {
+            return Err(Error::RecordLost { stage: Box::new(stage.id.clone()) });
+        };
         let (made, accepted) = match record.made_for.as_ref().map(|made| serde_json::from_value(made.parts.clone())) {
             Some(Ok(made)) => {
                 let changes = parts.changes_from(&made);

@@ -78,14 +78,29 @@ fn cached(plan: &Plan) -> RunState {
     state
 }
 
-/// Whether the bytes of a report that is cached are damaged. They are read after the run: what is found before it is made again in it.
+/// Whether something that the pages are written from is damaged: the bytes of a report that is cached, the record of any stage. They
+/// are read after the run: what is found before it, and set aside, is made again in it.
 pub async fn is_damaged(plan: &Plan, cache: &Cache) -> Result<bool, Failure> {
     let mut damaged = false;
+    if plan.stages().iter().all(|stage| stage.kind != KIND) {
+        return Ok(false);
+    }
     for (stage, verdict) in plan.stages().iter().zip(&plan.verdicts) {
-        if let Verdict::Cached { artifact, .. } = verdict
-            && stage.kind == KIND
-        {
-            damaged |= !cache.is_sound(artifact).await?;
+        if let Verdict::Cached { key, artifact } = verdict {
+            damaged |= cache.record(key).await?.is_none();
+            damaged |= stage.kind == KIND && !cache.is_sound(artifact).await?;
+        }
+    }
+    Ok(damaged)
+}
+
+/// Whether a report that only the run found in the cache is damaged: its key was not known before.
+pub async fn is_found_damaged(plan: &Plan, state: &RunState, cache: &Cache) -> Result<bool, Failure> {
+    let mut damaged = false;
+    for (stage, verdict) in plan.stages().iter().zip(&plan.verdicts) {
+        let Some(known) = state.stages.get(&stage.id).filter(|known| known.phase == Phase::Cached) else { continue };
+        if let (KIND, Some(artifact), Verdict::Run { .. }) = (stage.kind, known.artifact, verdict) {
+            damaged |= !cache.is_sound(&artifact).await?;
         }
     }
     Ok(damaged)

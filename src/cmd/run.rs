@@ -122,6 +122,10 @@ async fn run_recipe(recipe: &Recipe, args: &RunArgs, json: bool) -> Ended {
     tell_uploads(&cache.flush().await, json);
     let state = ended?;
     Ok(match state.outcome {
+        Some(Outcome::Done) if report::is_found_damaged(&plan, &state, &cache).await? => {
+            view::terminal::warning("what is in the cache of the report is damaged: it is made again");
+            return Box::pin(run_recipe(recipe, args, json)).await;
+        }
         Some(Outcome::Done) => {
             remember(recipe, &plan, &cache, &folder, args)?;
             let written = report::write(recipe, &plan, &cache, &state, device, args.report.clone()).await?;

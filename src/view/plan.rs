@@ -76,7 +76,8 @@ fn takers(plan: &WrittenPlan) -> BTreeMap<&StageId, &StageId> {
 
 /// What a reason goes back to, where it does not say so itself. A stage that never ran needs no history.
 fn since(stage: &WrittenStage, reason: &Reason) -> String {
-    let first = stage.because.iter().any(|cause| cause.stage == stage.stage && cause.why == Reason::NeverRun);
+    let is_first = |why: &Reason| matches!(why, Reason::NeverRun | Reason::Unfinished { .. });
+    let first = stage.because.iter().any(|cause| cause.stage == stage.stage && is_first(&cause.why));
     if first {
         return String::new();
     }
@@ -99,6 +100,7 @@ pub fn cause_text(cause: &Cause, of: &WrittenStage) -> String {
     let stage = if cause.stage == of.stage { "it".to_owned() } else { cause.stage.to_string() };
     match &cause.why {
         Reason::NeverRun => format!("{stage} never ran"),
+        Reason::Unfinished { .. } => format!("{stage} was begun and not finished"),
         Reason::Evicted => format!("the bytes of {stage} are no longer in the store"),
         Reason::Unrecorded => format!("the record of {stage} is gone"),
         Reason::Recheck => format!("{stage} is done again to compare"),

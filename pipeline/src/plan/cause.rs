@@ -84,7 +84,7 @@ pub async fn explain(
 impl Explainer<'_> {
     async fn why_it_runs(&self, stage: &WrittenStage, reason: &Reason) -> Result<Step> {
         Ok(match reason {
-            Reason::NeverRun | Reason::Evicted | Reason::Unrecorded | Reason::Recheck => {
+            Reason::NeverRun | Reason::Unfinished { .. } | Reason::Evicted | Reason::Unrecorded | Reason::Recheck => {
                 Step { own: vec![reason.clone()], follow: Vec::new() }
             }
             Reason::Changed { changes } => Step::of(stage, changes),

@@ -24,6 +24,8 @@ pub trait Probe: Send + Sync {
     async fn last(&self, stage: &StageId) -> Result<Option<KeyParts>>;
     /// Whether a stage of this name ever ended well, whatever became of its record.
     async fn has_ended(&self, stage: &StageId) -> Result<bool>;
+    /// Where a stage with this key was begun and is not on record: whether it saved something to go on from.
+    async fn begun(&self, key: &StageKey) -> Result<Option<bool>>;
     /// The parts of a key with which this artifact was made: by the stage of this name, or else by any.
     async fn made(&self, artifact: &ArtifactDigest, stage: &StageId) -> Result<Option<KeyParts>>;
 }
@@ -64,6 +66,10 @@ impl Probe for CacheProbe<'_> {
 
     async fn has_ended(&self, stage: &StageId) -> Result<bool> {
         Ok(self.cache.latest(self.recipe, &stage.to_string())?.is_some())
+    }
+
+    async fn begun(&self, key: &StageKey) -> Result<Option<bool>> {
+        Ok(self.cache.work_begun(key))
     }
 
     async fn made(&self, artifact: &ArtifactDigest, stage: &StageId) -> Result<Option<KeyParts>> {

@@ -12,6 +12,11 @@ use crate::{error::Result, key::KeyParts, names::StageId};
 pub enum Reason {
     /// No stage of this name was ever finished with this store and recipe.
     NeverRun,
+    /// The same, and it was begun: it failed, or was stopped or cut off.
+    Unfinished {
+        /// Whether it saved something that it goes on from.
+        saved: bool,
+    },
     /// Something that enters the key is not what it was.
     Changed {
         /// Path, old, new.
@@ -35,7 +40,10 @@ pub async fn of(parts: &KeyParts, stage: &StageId, probe: &dyn Probe) -> Result<
     Ok(match probe.last(stage).await? {
         Some(last) => Reason::Changed { changes: parts.changes_from(&last) },
         None if probe.has_ended(stage).await? => Reason::Unrecorded,
-        None => Reason::NeverRun,
+        None => match probe.begun(&parts.key()).await? {
+            Some(saved) => Reason::Unfinished { saved },
+            None => Reason::NeverRun,
+        },
     })
 }
 
@@ -79,6 +87,8 @@ impl std::fmt::Display for Reason {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::NeverRun => write!(f, "never run"),
+            Self::Unfinished { saved: true } => write!(f, "begun and not finished; goes on from what it saved"),
+            Self::Unfinished { saved: false } => write!(f, "begun and not finished"),
             Self::Evicted => write!(f, "its bytes are no longer in the store"),
             Self::Unrecorded => write!(f, "its record is gone"),
             Self::Recheck => write!(f, "to compare with what is on record"),

@@ -311,10 +311,10 @@ async fn try_attempt(
         Err(error) => return Err(error.into()),
     }
     place("attempt.recorded")?;
-    if clock.elapsed() < QUICK && work.is_scratch_empty() {
-        cache.put_away(&work)?;
-    } else {
-        work.remove()?;
+    let is_quick = clock.elapsed() < QUICK && work.is_scratch_empty();
+    // The work is done and on record, whatever becomes of where it was done.
+    if let Err(error) = if is_quick { cache.put_away(&work) } else { work.remove() } {
+        report(Report::Note { text: format!("is done, and its work dir is still there: {}", chain(&error)) });
     }
     Ok(Ended::Done { artifact: published.digest, seconds, bytes: record.bytes })
 }
@@ -340,8 +340,9 @@ async fn wait_until_free(work: &WorkDir, stop: &mut watch::Receiver<Stop>) -> Re
             let error = StageError::new(format!("another process still works in {}", work.path().display()));
             let error = error.with_help(match WorkLock::signer(&work.lock()) {
                 Some(Holder { pid, host, .. }) => format!(
-                    "it is process {pid} on {host}, which a run that is gone had started: end it there (`kill -9 {pid}`), then \
-                     give the same command again"
+                    "it is process {pid} on {host}, of a run that has said nothing for minutes: if that run is only halted, as by \
+                     Ctrl-Z, let it go on (`fg`); if it is gone, end the process (`kill -9 {pid}`). Then give the same command \
+                     again"
                 ),
                 None => "end that process, then give the same command again".to_owned(),
             });
