@@ -11,6 +11,7 @@ mod stories {
     mod certain_to_fail;
     mod corpus;
     mod cut_off;
+    mod damage;
     mod documented;
     mod environment;
     mod explain;

@@ -48,7 +48,7 @@ fn manifests() {
         assert_eq!(manifest.to_bytes(), bytes, "what is read is canonical");
         assert_eq!(manifest.digest(), ArtifactDigest::of(bytes));
         let _ = (manifest.total_bytes(), manifest.blobs());
-        let mut folders = std::collections::HashSet::new();
+        let mut folders = std::collections::BTreeSet::new();
         for path in manifest.entries.keys() {
             let mut parts = AsRef::<Path>::as_ref(path).components();
             assert!(parts.all(|part| matches!(part, Component::Normal(_))), "{path}");

@@ -48,22 +48,37 @@ fn a_harmless_change_keeps_what_there_is_and_the_report_says_so() {
     let (markdown, html) = (environment.read("report/tiny/report.md"), environment.read("report/tiny/report.html"));
     for expert in experts() {
         assert!(
-            markdown.contains(&format!("- **{}**: {REASON}\n", expert.replace('[', "\\[").replace(']', "\\]"))),
+            markdown.contains(&format!(
+                "- **{}**: {REASON}\n  - tokens: 8000 → 9000\n",
+                expert.replace('[', "\\[").replace(']', "\\]")
+            )),
             "{expert}: {markdown}"
         );
-        assert!(html.contains(&format!("<li><strong>{expert}</strong>: {REASON}</li>")), "{expert}");
+        assert!(
+            html.contains(&format!(
+                "<li><strong>{expert}</strong>: {REASON}<ul><li>tokens: 8000 → 9000</li></ul></li>"
+            )),
+            "{expert}"
+        );
     }
     for file in ["provenance.json", "ro-crate-metadata.json"] {
         let told: Value = serde_json::from_str(&environment.read(&format!("report/tiny/{file}"))).unwrap();
         let graph = told["@graph"].as_array().unwrap();
         let accepted = graph.iter().filter(|entity| entity["name"] == "accepted" && entity["value"] == REASON);
         assert_eq!(accepted.count(), 3, "{file}");
+        // What it was made of, and not what the recipe says now.
+        let fact = |name: &str| graph.iter().find(|entity| entity["@id"] == format!("#stage/expert%5Bsea%5D/{name}"));
+        let value = |name: &str| fact(name).unwrap_or_else(|| panic!("{name}: {graph:#?}"))["value"].as_str().unwrap();
+        assert_eq!(value("accepted_changes"), "tokens: 8000 → 9000");
+        assert!(value("params").contains("\"tokens\":8000"), "{}", value("params"));
+        assert_ne!(value("made_for"), value("key"));
     }
     // So does a run that looks at nothing but what it remembers.
     assert_eq!(environment.runs_again(), BTreeSet::new());
 
     let why = environment.flow(&["why", "recipe.yaml", "expert[sea]"]).succeeded().stdout;
     assert!(why.contains(&format!(" accepted {REASON}\n")), "{why}");
+    assert!(why.contains(" made for ") && why.contains(" tokens: 8000 → 9000\n"), "{why}");
     let listed = environment.flow(&["cache", "ls", "expert[sea]"]).succeeded().stdout;
     assert!(listed.lines().any(|line| line.ends_with(REASON)), "{listed}");
     let _ = environment.flow(&["cache", "verify"]).succeeded();

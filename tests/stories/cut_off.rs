@@ -89,6 +89,9 @@ fn everything_is_killed_at_once() {
     let state = environment.flow(&["status", "--json"]).succeeded().json();
     assert_eq!(state["stages"]["public"]["phase"], "stopped");
     let _ = environment.flow(&["logs", "public"]).succeeded();
+    let plan = environment.flow(&["plan", "recipe.yaml", "public"]).succeeded().stdout;
+    let public = plan.lines().find(|line| line.contains("will run public ")).unwrap();
+    assert!(public.ends_with(" begun and not finished; goes on from what it saved"), "{plan}");
     goes_on(&environment);
 }
 

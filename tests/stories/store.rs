@@ -5,7 +5,10 @@ use std::fs;
 use insta::assert_snapshot;
 use serde_json::Value;
 
-use super::environment::{Ended, TestEnvironment, names, walk};
+use super::{
+    damage::{blob, overwrite},
+    environment::{Ended, TestEnvironment, names, walk},
+};
 
 /// How large and how old something is is for a test of its own: here the words must not drift.
 fn words(ended: &Ended) -> String {
@@ -24,19 +27,6 @@ fn words(ended: &Ended) -> String {
         if line.starts_with("blobs") { "blobs [n] [size]".to_owned() } else { words }
     };
     ended.snapshot().lines().map(line).collect::<Vec<_>>().join("\n")
-}
-
-/// The blob of an artifact's file of which the path ends so.
-fn blob(environment: &TestEnvironment, artifact: &str, ending: &str) -> std::path::PathBuf {
-    let tree = environment.read(&format!(".flow/v1/trees/{}/{artifact}", &artifact[..2]));
-    let line = tree.lines().find(|line| line.ends_with(ending)).unwrap();
-    let digest = &line[..64];
-    environment.path(&format!(".flow/v1/blobs/{}/{digest}", &digest[..2]))
-}
-
-fn overwrite(file: &std::path::Path, content: &[u8]) {
-    fs::remove_file(file).unwrap();
-    fs::write(file, content).unwrap();
 }
 
 #[test]

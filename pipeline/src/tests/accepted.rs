@@ -73,6 +73,13 @@ async fn what_is_accepted_is_cached_and_so_is_what_takes_it() {
     assert_eq!((&new.run, &new.started, new.seconds, &new.log), (&old.run, &old.started, old.seconds, &old.log));
     assert_eq!((new.bytes, new.files, &new.metrics), (old.bytes, old.files, &old.metrics));
     assert_eq!((&old.accepted, new.parts["params"]["text"].as_str()), (&None, Some("uno")));
+    // A lineage shows what it was made of, and what a person said makes no difference.
+    let lines = provenance::lineage(&world.plan(&edited, &[]).await, &world.cache, &ran.state).await.unwrap();
+    let line = lines.iter().find(|line| line.stage.to_string() == "a").unwrap();
+    assert_eq!((line.parts.key(), line.record.key), (old.key, new.key));
+    let accepted: Vec<String> = line.accepted.iter().map(ToString::to_string).collect();
+    assert_eq!(accepted, ["text: one → uno"]);
+    assert!(lines.iter().filter(|line| line.stage.to_string() != "a").all(|line| line.accepted.is_empty()));
 
     // As it was: nothing was accepted of that.
     let back = world.run(RECIPE).await;
@@ -90,6 +97,9 @@ async fn an_acceptance_of_an_acceptance_keeps_both_reasons() {
     let ran = world.run(&twice).await;
     assert!(ran.made.is_empty());
     assert_eq!(reasons(&world, &twice, &ran.state).await, ["a: the same number; before that: the same word"]);
+    let lines = provenance::lineage(&world.plan(&twice, &[]).await, &world.cache, &ran.state).await.unwrap();
+    let accepted = lines.iter().flat_map(|line| &line.accepted).map(ToString::to_string).collect::<Vec<_>>();
+    assert_eq!(accepted, ["text: one → un"], "from what it was made of");
 }
 
 #[tokio::test]

@@ -184,8 +184,10 @@ fn provenance(out: &mut String, lineage: &Lineage) {
         for (stage, accepted) in accepted {
             let reason = escaped(&accepted.reason);
             let _ = write!(out, "<li><strong>{}</strong>: {reason}", escaped(&stage.name));
-            for change in &accepted.changes {
-                let _ = write!(out, "<br>{}", escaped(change));
+            if !accepted.changes.is_empty() {
+                let changes: String =
+                    accepted.changes.iter().map(|change| format!("<li>{}</li>", escaped(change))).collect();
+                let _ = write!(out, "<ul>{changes}</ul>");
             }
             out.push_str("</li>\n");
         }
