@@ -41,7 +41,7 @@ impl Loader {
             Failed::File { why, help, at } => {
                 let message = format!("cannot read the recipe `{name}`: {why}");
                 let label = at.map(|span| (span, String::new()));
-                vec![Diagnostic { help, label, ..Diagnostic::new("recipe::read", message) }]
+                vec![Diagnostic { label, help, ..Diagnostic::new("recipe::read", message) }]
             }
         })
     }
