@@ -96,10 +96,10 @@ pub struct StoreArgs {
     #[arg(long, value_name = "URL", env = "FLOW_REMOTE")]
     pub remote: Option<String>,
     /// The longest that one call to that store may take before it is made again; one that moves few bytes or none has a twelfth, or 10s.
-    #[arg(long, value_name = "TIME", default_value = "2m", value_parser = positive_time)]
+    #[arg(long, value_name = "TIME", default_value = "2m", allow_negative_numbers = true, value_parser = positive_time)]
     pub remote_timeout: Duration,
     /// How often a call to that store is made before what needs it fails; pauses between them double from one second.
-    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = 5, allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..))]
     pub remote_attempts: u32,
 }
 
@@ -111,6 +111,14 @@ fn positive_time(text: &str) -> Result<Duration, String> {
     }
 }
 
+fn positive_size(text: &str) -> Result<Bytes, String> {
+    match text.parse::<Bytes>() {
+        Ok(Bytes(0)) => Err("no file is as small as that".to_owned()),
+        Ok(size) => Ok(size),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
 /// What computes.
 #[derive(Debug, Args)]
 pub struct DeviceArgs {
@@ -118,7 +126,7 @@ pub struct DeviceArgs {
     #[arg(long, value_name = "DEVICE", env = "FLOW_DEVICE")]
     pub device: Option<String>,
     /// Cores that stages may use together [default: all].
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..))]
     pub threads: Option<u32>,
 }
 
@@ -242,7 +250,7 @@ pub struct ExportArgs {
     #[arg(long, value_enum)]
     pub dtype: Option<ExportDtype>,
     /// End a file of tensors before it grows beyond this.
-    #[arg(long, value_name = "SIZE", default_value = "5GB")]
+    #[arg(long, value_name = "SIZE", default_value = "5GB", allow_negative_numbers = true, value_parser = positive_size)]
     pub shard_bytes: Bytes,
     /// Leave out a router bias that is in use: the format has none.
     #[arg(long)]
@@ -262,16 +270,16 @@ pub struct GenerateArgs {
     #[arg(long, short, value_name = "TEXT", default_value = "")]
     pub prompt: String,
     /// New tokens at most.
-    #[arg(long, value_name = "N", default_value_t = 128)]
+    #[arg(long, value_name = "N", default_value_t = 128, allow_negative_numbers = true)]
     pub max_tokens: usize,
     /// 0 takes the most probable token each time; above, tokens are drawn.
-    #[arg(long, value_name = "T", default_value_t = 0.0)]
+    #[arg(long, value_name = "T", default_value_t = 0.0, allow_negative_numbers = true)]
     pub temperature: f64,
     /// Draw from the most probable tokens that together reach this probability.
-    #[arg(long, value_name = "P", default_value_t = 1.0)]
+    #[arg(long, value_name = "P", default_value_t = 1.0, allow_negative_numbers = true)]
     pub top_p: f64,
     /// The same seed gives the same text.
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    #[arg(long, value_name = "N", default_value_t = 0, allow_negative_numbers = true)]
     pub seed: u64,
     /// Leave this expert out, as if it had never been merged. May be given more than once.
     #[arg(long, value_name = "EXPERT")]

@@ -10,6 +10,7 @@ pub mod graph;
 pub mod import;
 pub mod kinds;
 pub mod logs;
+pub mod looking;
 pub mod plan;
 pub mod planning;
 pub mod report;

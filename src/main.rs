@@ -17,9 +17,10 @@ use cli::{Cli, Command};
 use tracing_subscriber::{EnvFilter, Layer, layer::SubscriberExt, util::SubscriberInitExt};
 
 fn main() -> ExitCode {
+    view::screen::decide();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(error) => return render_error::usage(&error),
+        Err(error) => return render_error::unless_refused(render_error::usage(&error)),
     };
     // A stage's process writes to a log that is kept: what it says of its work belongs there.
     let usual = if matches!(cli.command, Command::Exec { .. }) { "error,flow_pipeline::context=info" } else { "error" };

@@ -201,8 +201,15 @@ pub fn usage(error: &clap::Error) -> ExitCode {
         let help = Some(help.trim()).filter(|help| !help.is_empty());
         view::json::line(&serde_json::json!({ "errors": [{ "message": message, "help": help }] }));
     }
-    // Whoever listened may be gone: the exit code still tells.
-    let _ = error.print();
+    let text = error.render();
+    let shown = |colours| if colours { text.ansi().to_string() } else { text.to_string() };
+    if error.use_stderr() {
+        let colours = console::colors_enabled_stderr();
+        // Whoever listened may be gone: the exit code still tells.
+        let _ = write!(std::io::stderr().lock(), "{}", view::harmless(&shown(colours), colours));
+    } else {
+        view::print(&shown(console::colors_enabled()));
+    }
     ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
 }
 
@@ -271,7 +278,8 @@ fn log_help(path: &Path, error: &std::io::Error) -> Option<String> {
     ))
 }
 
-fn disk_help(error: &std::io::Error) -> Option<String> {
+/// What to do about a disk or a folder that does not take what is written.
+pub fn disk_help(error: &std::io::Error) -> Option<String> {
     match error.kind() {
         std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
             Some("free some space, or put the store elsewhere with `--store`; what was finished is kept".to_owned())

@@ -8,6 +8,7 @@ pub mod numbers;
 pub mod plan;
 pub mod progress;
 pub mod runs;
+pub mod screen;
 pub mod status;
 pub mod table;
 pub mod tensorboard;

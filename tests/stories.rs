@@ -21,6 +21,7 @@ mod stories {
     mod golden_digests;
     mod interop;
     mod pipes;
+    mod places;
     mod plan_and_graph;
     mod process;
     mod remote;

@@ -203,6 +203,48 @@ fn build(
     }
 }
 
+/// A frozen recipe ([`resolved_json`]) with what a recipe calls its parts: members as `public` and `domains`, inputs as the names
+/// of stages, and of resources those that are not as they are anyway. For comparisons that people read.
+pub fn as_written(mut frozen: serde_json::Value) -> serde_json::Value {
+    use serde_json::Value as Json;
+    let defaults = serde_json::json!(Resources::default());
+    for (_, stage) in frozen.get_mut("stages").and_then(Json::as_object_mut).into_iter().flatten() {
+        for (_, input) in stage.get_mut("inputs").and_then(Json::as_object_mut).into_iter().flatten() {
+            let many = input.get("many").and_then(Json::as_bool) != Some(false);
+            let refs = input.get("refs").and_then(Json::as_array).into_iter().flatten();
+            let mut names: Vec<Json> = refs.filter_map(|one| one.get("stage").cloned()).collect();
+            *input = if many || names.len() != 1 { names.into() } else { names.remove(0) };
+        }
+        let resources = stage.get_mut("resources").and_then(Json::as_object_mut);
+        if let Some(resources) = resources {
+            resources.retain(|name, value| defaults.get(name) != Some(value));
+        }
+        if let Some(stage) = stage.as_object_mut() {
+            // What is empty was not written.
+            let is_empty = |value: &Json| value.as_object().is_some_and(serde_json::Map::is_empty);
+            stage.retain(|name, value| name == "kind" || !is_empty(value));
+        }
+    }
+    let Some(recipe) = frozen.as_object_mut() else { return frozen };
+    let mut domains = serde_json::Map::new();
+    if let Some(Json::Array(members)) = recipe.remove("members") {
+        for member in members {
+            let title = serde_json::json!({ "title": member.get("title") });
+            match member.get("name").and_then(Json::as_str) {
+                Some(_) if member.get("public").and_then(Json::as_bool) == Some(true) => {
+                    recipe.insert("public".to_owned(), title);
+                }
+                Some(name) => drop(domains.insert(name.to_owned(), title)),
+                None => {}
+            }
+        }
+    }
+    if !domains.is_empty() {
+        recipe.insert("domains".to_owned(), domains.into());
+    }
+    frozen
+}
+
 /// The expanded recipe as JSON with sorted keys: what a run folder keeps.
 pub fn resolved_json(recipe: &Recipe) -> serde_json::Value {
     // Moved together and not by `json!`, which copies what it is given, at every level.

@@ -235,8 +235,8 @@ impl Visitor<'_> for Read {
     }
 
     fn visit_f64<E: de::Error>(self, value: f64) -> Result<u64, E> {
-        // `{}` of a float is its shortest exact spelling, without an exponent.
-        self.visit_str(&value.to_string())
+        // `{:?}` of a float is its shortest exact spelling, with an exponent where it would be long.
+        self.visit_str(&format!("{value:?}"))
     }
 
     fn visit_str<E: de::Error>(self, text: &str) -> Result<u64, E> {

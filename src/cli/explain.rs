@@ -183,7 +183,7 @@ pub enum CacheCommand {
     Gc(GcArgs),
     /// Keep an artifact whatever is collected.
     Pin {
-        /// A stage of the last run, or the first digits of a key or of an artifact.
+        /// A stage of the last run, or the first digits of a key or of an artifact, at least 6.
         target: String,
         /// What the pin is called [default: as TARGET is written].
         #[arg(long = "as", value_name = "NAME")]
@@ -203,7 +203,7 @@ pub enum CacheCommand {
     },
     /// Take a record away, so that its stage is done again: for one whose artifact is damaged or was never right.
     Forget {
-        /// A stage of the last run, or the first digits of a key or of an artifact.
+        /// A stage of the last run, or the first digits, at least 6, of a key or of an artifact: then all records of it go.
         target: String,
         /// The run in which TARGET is a stage [default: the last one].
         #[arg(long, value_name = "RUN")]
@@ -230,10 +230,10 @@ pub struct GcArgs {
     #[arg(long, short, value_name = "PATH=VALUE", value_parser = super::assignment, requires = "recipes")]
     pub set: Vec<(String, String)>,
     /// Keep what this many of the last runs reach.
-    #[arg(long, value_name = "N", default_value_t = 10)]
+    #[arg(long, value_name = "N", default_value_t = 10, allow_negative_numbers = true)]
     pub keep_runs: usize,
     /// Keep what was touched less long ago: another process may be about to use it.
-    #[arg(long, value_name = "TIME", default_value = "1h")]
+    #[arg(long, value_name = "TIME", default_value = "1h", allow_negative_numbers = true)]
     pub grace: Duration,
     /// Free it.
     #[arg(long)]

@@ -24,6 +24,10 @@ pub fn accept(args: &AcceptArgs, json: bool) -> Ended {
     let asked = planning::stage_ids(&args.stages)?;
     let recipe = planning::load(&args.recipe)?;
     planning::runtime()?.block_on(async {
+        if args.store.remote.is_none() {
+            // Without a store there is nothing to keep, and its folder may be mistyped.
+            drop(planning::open_existing(&args.store.store)?);
+        }
         let cache = planning::open(&args.store).await?;
         let prepared = planning::prepare(&recipe, &flow_stages::registry(), &cache, &[])?;
         let numerics = planning::chosen_numerics(&recipe, &args.device)?;

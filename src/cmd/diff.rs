@@ -7,6 +7,7 @@ use flow_pipeline::{
     event::state::RunState,
     key,
     plan::compare::{Side, compare},
+    recipe,
     run::history,
 };
 use serde_json::Value;
@@ -41,7 +42,7 @@ pub fn diff(args: &DiffArgs, json: bool) -> Ended {
         .partition(|figure| figure.first == figure.second);
     let differences = Differences {
         runs: [first.id().to_owned(), second.id().to_owned()],
-        recipe: key::changes(&first.recipe()?, &second.recipe()?),
+        recipe: key::changes(&recipe::as_written(first.recipe()?), &recipe::as_written(second.recipe()?)),
         stages,
         figures: other,
         same_figures: same.len(),

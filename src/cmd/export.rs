@@ -14,7 +14,7 @@ use flow_pipeline::{
 use flow_stages::interop::{self, Description, Holds, Options, Source};
 use fs_err as fs;
 
-use super::{import, planning};
+use super::{import, looking, planning};
 use crate::{
     cli::{ExportArgs, ExportDtype, ExportFormat},
     failure::{Ended, Failure},
@@ -30,7 +30,7 @@ pub fn export(args: &ExportArgs, json: bool) -> Ended {
     let recipe = planning::load(&args.recipe)?;
     let registry = flow_stages::registry();
     let written = planning::runtime()?.block_on(async {
-        let cache = planning::open_to_look(&args.store).await?;
+        let cache = looking::open_to_take(&args.store).await?;
         let prepared = planning::prepare(&recipe, &registry, &cache, std::slice::from_ref(&args.stage))?;
         let plan = planning::plan(prepared, &cache, planning::chosen_numerics(&recipe, &args.device)?, &[]).await?;
         let stage = chosen(&plan, args)?;

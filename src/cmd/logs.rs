@@ -2,19 +2,20 @@
 
 use std::{
     io::{Read, Seek, SeekFrom},
+    path::Path,
     process::ExitCode,
     time::Duration,
 };
 
-use flow_cache::plain;
+use flow_cache::{Record, StageKey, plain};
 use flow_pipeline::{
     Error,
     event::state::{Phase, RunState, StageState},
     names::StageId,
-    run::{RunFolder, Standing, history},
+    run::{RunFolder, Standing, folder, history},
 };
 
-use super::planning;
+use super::{looking, planning};
 use crate::{
     cli::LogsArgs,
     failure::{Ended, Failure},
@@ -45,7 +46,7 @@ pub fn logs(args: &LogsArgs, json: bool) -> Ended {
     }
     let Kept { text, run, elsewhere } = match history::read_log(&folder.log(&id))? {
         Some(text) => Kept { text: Some(text), run: Some(folder.id().to_owned()), elsewhere: false },
-        None => kept(args, &stage)?,
+        None => kept(args, &id, &stage)?,
     };
     let text = text.map(|text| String::from_utf8_lossy(&text).into_owned());
     if json {
@@ -56,9 +57,9 @@ pub fn logs(args: &LogsArgs, json: bool) -> Ended {
         None if elsewhere => {
             let run = run.unwrap_or_default();
             view::terminal::remark(&format!(
-                "{id} ({}) was made in run {run}, and what it printed there is not in this store; `--remote` names a shared store \
-                 that has it",
-                phase(&stage)
+                "{id} ({}) was made in run {run}, and what it printed there is not in this store{}",
+                phase(&stage),
+                kept_where(args, &run, stage.key)
             ));
         }
         Some("") | None => {
@@ -87,22 +88,71 @@ struct Kept {
 }
 
 /// The log that is kept with the record, and the run that made it. What came from a shared store has its log there.
-fn kept(args: &LogsArgs, stage: &StageState) -> Result<Kept, Failure> {
+fn kept(args: &LogsArgs, id: &StageId, stage: &StageState) -> Result<Kept, Failure> {
     let mut kept = Kept { text: None, run: None, elsewhere: false };
     let Some(key) = stage.key else { return Ok(kept) };
     let cache = planning::open_existing(&args.store.store)?;
     planning::runtime()?.block_on(async {
-        let Some(record) = cache.record(&key).await? else { return Ok(kept) };
-        kept.run = Some(record.run);
+        let Some(record) = cache.record(&key).await? else {
+            // It was forgotten, and the run that made it may still be here.
+            return Ok(of_a_run(&args.store.store, id, &key, None)?.unwrap_or(kept));
+        };
+        kept.run = Some(record.run.clone());
         let Some(log) = record.log else { return Ok(kept) };
         kept.text = cache.blob(&log).await?.map(|bytes| bytes.to_vec());
         if kept.text.is_none() && args.store.remote.is_some() {
-            let cache = planning::open_to_look(&args.store).await?;
+            let cache = looking::open(&args.store).await?;
             kept.text = cache.blob(&log).await?.map(|bytes| bytes.to_vec());
+        }
+        if kept.text.is_none()
+            && let Some(found) = of_a_run(&args.store.store, id, &key, Some(&record))?
+        {
+            return Ok(found);
         }
         kept.elsewhere = kept.text.is_none();
         Ok(kept)
     })
+}
+
+/// The log in the folder of a run that made the key: of that on record, or else of the last one. What a collection took from the
+/// store is still there.
+fn of_a_run(store: &Path, id: &StageId, key: &StageKey, record: Option<&Record>) -> Result<Option<Kept>, Failure> {
+    let runs = planning::runs(store);
+    let mut ids = folder::list(&runs)?;
+    ids.reverse();
+    // The same key may have had another name.
+    let named = record.and_then(|record| record.stage.parse().ok());
+    if let Some(record) = record {
+        // The sort is stable: the others stay in their order.
+        ids.sort_by_key(|run| *run != record.run);
+    }
+    for run in &ids {
+        let folder = RunFolder::open(&runs, Some(run))?;
+        for stage in std::iter::once(id).chain(&named) {
+            let Some(text) = history::read_log(&folder.log(stage))? else { continue };
+            // A run that another flow wrote tells nothing.
+            let state = folder.state().unwrap_or_default();
+            let made = state.stages.get(stage).filter(|made| made.phase == Phase::Finished);
+            if made.and_then(|made| made.key) == Some(*key) {
+                return Ok(Some(Kept { text: Some(text), run: Some(run.clone()), elsewhere: false }));
+            }
+        }
+    }
+    Ok(None)
+}
+
+/// Where a log may be that is not in this store: what a run of this store made is in no other, unless it was shared.
+fn kept_where(args: &LogsArgs, run: &str, key: Option<StageKey>) -> &'static str {
+    // Of another store a run may have the same id: those begin with the second.
+    let made_here = || {
+        let state = RunFolder::open(&planning::runs(&args.store.store), Some(run)).and_then(|run| run.state()).ok()?;
+        state.stages.values().find(|stage| stage.phase == Phase::Finished && stage.key == key).map(drop)
+    };
+    match &args.store.remote {
+        Some(_) => ", nor in the shared one",
+        None if made_here().is_some() => " any more",
+        None => "; `--remote` names a shared store that may have it",
+    }
 }
 
 fn phase(stage: &StageState) -> String {

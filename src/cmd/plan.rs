@@ -11,7 +11,7 @@ use flow_pipeline::{
     run::{RunFolder, history},
 };
 
-use super::planning;
+use super::{looking, planning};
 use crate::{
     cli::PlanArgs,
     failure::{Ended, Failure},
@@ -23,7 +23,7 @@ pub fn plan(args: &PlanArgs, json: bool) -> Ended {
     let run = args.diff.as_deref().map(|run| planning::run(&args.store.store, Some(run))).transpose()?;
     let recipe = planning::load(&args.recipe)?;
     let plan = planning::runtime()?.block_on(async {
-        let cache = planning::open_to_look(&args.store).await?;
+        let cache = looking::open(&args.store).await?;
         let mut plan = planning::planned(&recipe, &args.stages, &cache, &args.device).await?;
         expect(&mut plan, &cache).await?;
         Ok::<_, Failure>(plan)

@@ -16,7 +16,7 @@ use flow_pipeline::{
 use crate::{
     cli::{DeviceArgs, RecipeArgs, StoreArgs},
     failure::Failure,
-    view,
+    render_error, view,
 };
 
 /// Reads a recipe with all that is laid over it.
@@ -37,29 +37,40 @@ pub async fn open(args: &StoreArgs) -> Result<Cache, Failure> {
     {
         view::terminal::warning(&format!("the shared store is a new folder, {}: {note}", folder.display()));
     }
-    open_over(args, remote.as_ref()).await
+    open_in(&args.store, args, remote.as_ref()).await
 }
 
-/// Opens the store and the one behind it for a command that only looks: it makes no folder for a shared store.
-pub async fn open_to_look(args: &StoreArgs) -> Result<Cache, Failure> {
-    let remote = location(args)?;
-    if let Some(Location::Folder(folder)) = &remote
-        && !folder.is_dir()
-    {
-        let note = like_a_bucket(folder).unwrap_or_else(|| "`flow run` makes it".to_owned());
-        view::terminal::warning(&format!("there is no shared store in {}: {note}", folder.display()));
-        return open_over(args, None).await;
-    }
-    open_over(args, remote.as_ref()).await
-}
-
-async fn open_over(args: &StoreArgs, remote: Option<&Location>) -> Result<Cache, Failure> {
+/// Opens the folder `store`, with `remote` behind it.
+pub async fn open_in(store: &Path, args: &StoreArgs, remote: Option<&Location>) -> Result<Cache, Failure> {
     let patience =
         Patience { timeout: args.remote_timeout.as_std(), attempts: args.remote_attempts, ..Patience::default() };
-    Ok(Cache::open_with(&args.store, remote, patience).await?)
+    Cache::open_with(store, remote, patience).await.map_err(no_place)
 }
 
-fn location(args: &StoreArgs) -> Result<Option<Location>, Failure> {
+/// A folder that cannot be a store: nothing was tried yet.
+fn no_place(error: flow_cache::Error) -> Failure {
+    use std::io::ErrorKind as Kind;
+    match &error {
+        flow_cache::Error::Io { source, .. }
+            if matches!(
+                source.kind(),
+                Kind::AlreadyExists
+                    | Kind::NotADirectory
+                    | Kind::NotFound
+                    | Kind::PermissionDenied
+                    | Kind::ReadOnlyFilesystem
+            ) =>
+        {
+            let other = "a store is a folder that can be made and written to; `--store` and `--remote` name others";
+            let help = render_error::disk_help(source).unwrap_or_else(|| other.to_owned());
+            Failure::usage(StageError::from_error(&error).message, help)
+        }
+        _ => error.into(),
+    }
+}
+
+/// The place of the store behind this one.
+pub fn location(args: &StoreArgs) -> Result<Option<Location>, Failure> {
     let parsed = args.remote.as_deref().map(str::parse::<Location>).transpose();
     parsed.map_err(|error| {
         let message = StageError::from_error(&error).message;
@@ -69,7 +80,7 @@ fn location(args: &StoreArgs) -> Result<Option<Location>, Failure> {
 }
 
 /// A word on a folder that is not there and is written as a bucket would be.
-fn like_a_bucket(folder: &Path) -> Option<String> {
+pub fn like_a_bucket(folder: &Path) -> Option<String> {
     let plain = folder.components().next().is_some_and(|first| matches!(first, Component::Normal(_)));
     let written = folder.to_string_lossy();
     (plain && written.contains('/') && !written.starts_with('.') && !folder.exists())
@@ -178,7 +189,7 @@ pub fn open_existing(folder: &Path) -> Result<Cache, Failure> {
         let message = format!("there is no store in {}", folder.display());
         return Err(Failure::usage(message, Some("`flow run RECIPE` makes one; `--store` names another".to_owned())));
     }
-    Ok(Cache::open_local(folder)?)
+    Cache::open_local(folder).map_err(no_place)
 }
 
 /// The folder of the runs of a store.

@@ -8,17 +8,18 @@ use std::{
 
 use flow_cache::{ArtifactDigest, BlobDigest, Cache, Record};
 use flow_pipeline::{
-    Error,
+    Error, chain,
     drawing::NodeState,
     event::state::{Phase, RunState},
     key,
+    names::StageId,
     plan::{Plan, Verdict},
     provenance::{self, LineageSource},
     recipe::{self, Recipe},
 };
 use flow_stages::report::{self, AcceptedLine, Lineage, Numerics, SourceLine, StageLine};
 
-use super::{graph, planning};
+use super::{graph, looking, planning};
 use crate::{
     cli::ReportArgs,
     failure::{Ended, Failure},
@@ -36,7 +37,7 @@ pub fn report(args: &ReportArgs, json: bool) -> Ended {
     let recipe = planning::load(&args.recipe)?;
     let registry = flow_stages::registry();
     let written = planning::runtime()?.block_on(async {
-        let cache = planning::open_to_look(&args.store).await?;
+        let cache = looking::open_to_take(&args.store).await?;
         let prepared = planning::prepare(&recipe, &registry, &cache, &[])?;
         let plan = planning::plan(prepared, &cache, planning::chosen_numerics(&recipe, &args.device)?, &[]).await?;
         let missing: Vec<String> = plan
@@ -50,8 +51,9 @@ pub fn report(args: &ReportArgs, json: bool) -> Ended {
             let message = format!("the report is not complete: {} of the stages are not in the cache", missing.len());
             return Err(Failure::usage(message, format!("`flow run` makes them: {}", missing.join(", "))));
         }
+        check_place(&recipe, &plan, args.report.as_deref())?;
         let state = cached(&plan);
-        write(&recipe, &plan, &cache, &state, args.device.device(&recipe), args.report.clone()).await
+        write(&recipe, &plan, &cache, &state, args.device.device(&recipe), args.report.as_deref()).await
     })?;
     let Some(folder) = written else {
         return Err(Failure::usage("the recipe has no stage of the kind `report`", None));
@@ -114,21 +116,18 @@ pub async fn write(
     cache: &Cache,
     state: &RunState,
     device: &str,
-    out: Option<PathBuf>,
+    out: Option<&Path>,
 ) -> Result<Option<PathBuf>, Failure> {
-    let stages: Vec<(&str, ArtifactDigest)> = plan
-        .stages()
-        .iter()
-        .filter(|stage| stage.kind == KIND)
-        .filter_map(|stage| Some((stage.id.base().as_str(), state.stages.get(&stage.id)?.artifact?)))
-        .collect();
+    let artifact = |stage: &StageId| state.stages.get(stage)?.artifact;
+    let stages: Vec<(&StageId, ArtifactDigest)> =
+        reports(plan).filter_map(|stage| Some((stage, artifact(stage)?))).collect();
     if stages.is_empty() {
         return Ok(None);
     }
-    let folder = out.unwrap_or_else(|| Path::new("report").join(recipe.name.as_str()));
+    let folder = place(recipe, out);
     let lineage = lineage(recipe, plan, cache, state, device).await?;
-    for (name, artifact) in &stages {
-        let own = if stages.len() == 1 { folder.clone() } else { folder.join(name) };
+    for (stage, artifact) in &stages {
+        let own = own_place(&folder, stage, stages.len());
         fs_err::create_dir_all(&own).map_err(Failure::Report)?;
         let aside = own.join(".artifact");
         remove(&aside)?;
@@ -138,6 +137,55 @@ pub async fn write(
         written?;
     }
     Ok(Some(folder))
+}
+
+/// The stages that a report is written from.
+fn reports(plan: &Plan) -> impl Iterator<Item = &StageId> {
+    plan.stages().iter().filter(|stage| stage.kind == KIND).map(|stage| &stage.id)
+}
+
+fn place(recipe: &Recipe, out: Option<&Path>) -> PathBuf {
+    out.map_or_else(|| Path::new("report").join(recipe.name.as_str()), Path::to_owned)
+}
+
+/// With several reports, each has a folder of its own below the one that was asked for.
+fn own_place(folder: &Path, stage: &StageId, of: usize) -> PathBuf {
+    if of == 1 { folder.to_owned() } else { folder.join(stage.base().as_str()) }
+}
+
+/// Refuses a place in which the reports of a plan cannot be written, before anything runs: it may be days until they are. Nothing
+/// is left there.
+pub fn check_place(recipe: &Recipe, plan: &Plan, out: Option<&Path>) -> Result<(), Failure> {
+    let folder = place(recipe, out);
+    let count = reports(plan).count();
+    for own in reports(plan).map(|stage| own_place(&folder, stage, count)) {
+        let page = own.join("report.md");
+        // The crate is written before the page, so that the page of a report that was cut off has it beside it.
+        let ours = ["provenance.json", "ro-crate-metadata.json"].iter().any(|name| own.join(name).is_file());
+        if page.exists() && !ours {
+            let message = format!("{} is not of a report of flow, and would be written over", page.display());
+            return Err(Failure::usage(message, "`--report` names another folder; or move that file".to_owned()));
+        }
+        try_to_write(&own).map_err(|error| {
+            let message = format!("the report cannot be written to {}: {}", own.display(), chain(&error));
+            Failure::usage(message, "`--report` names a folder that can be made and written to".to_owned())
+        })?;
+    }
+    Ok(())
+}
+
+/// Makes the folder and a file in it, and takes away what it made: what a path allows, only that tells.
+fn try_to_write(folder: &Path) -> std::io::Result<()> {
+    let absent: Vec<&Path> = folder.ancestors().take_while(|at| !at.as_os_str().is_empty() && !at.exists()).collect();
+    let file = folder.join(format!(".written-{}", std::process::id()));
+    let tried = fs_err::create_dir_all(folder)
+        .and_then(|()| fs_err::write(&file, ""))
+        .and_then(|()| fs_err::remove_file(&file));
+    for made in absent {
+        // One that was not made, or that others put something into meanwhile, stays.
+        let _ = fs_err::remove_dir(made);
+    }
+    tried
 }
 
 fn remove(folder: &Path) -> Result<(), Failure> {

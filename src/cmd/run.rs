@@ -99,6 +99,7 @@ async fn run_recipe(recipe: &Recipe, args: &RunArgs, json: bool) -> Ended {
     if !blocked.is_empty() {
         return Err(Failure::lost_sources(recipe, &blocked));
     }
+    report::check_place(recipe, &plan, args.report.as_deref())?;
     let folder = RunFolder::create(&planning::runs(cache.root()))?;
     let written = planning::explained(&plan, &cache).await?;
     folder.freeze(&recipe::resolved_json(recipe), &written)?;
@@ -128,7 +129,7 @@ async fn run_recipe(recipe: &Recipe, args: &RunArgs, json: bool) -> Ended {
         }
         Some(Outcome::Done) => {
             remember(recipe, &plan, &cache, &folder, args)?;
-            let written = report::write(recipe, &plan, &cache, &state, device, args.report.clone()).await?;
+            let written = report::write(recipe, &plan, &cache, &state, device, args.report.as_deref()).await?;
             tell_report(written, json);
             ExitCode::SUCCESS
         }

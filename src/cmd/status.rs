@@ -34,7 +34,7 @@ pub fn status(args: &StatusArgs, json: bool) -> Ended {
 /// Waits until the run has ended. A terminal shows meanwhile what runs; whoever reads from a pipe gets the end alone.
 fn follow(folder: &RunFolder, json: bool) -> Result<RunState, Failure> {
     let terminal = Term::stdout();
-    let live = terminal.is_term() && !json;
+    let live = view::screen::can_draw(&terminal) && !json;
     let mut drawn = 0;
     loop {
         let state = folder.state()?;

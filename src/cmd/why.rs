@@ -9,7 +9,7 @@ use flow_pipeline::{
     run::history,
 };
 
-use super::planning;
+use super::{looking, planning};
 use crate::{
     cli::WhyArgs,
     failure::{Ended, Failure},
@@ -33,7 +33,7 @@ pub fn why(args: &WhyArgs, json: bool) -> Ended {
 async fn find(args: &WhyArgs) -> Result<Known, Failure> {
     let (name, recipe) = args.asked()?;
     if let Some(recipe) = recipe {
-        let cache = planning::open_to_look(&args.store).await?;
+        let cache = looking::open(&args.store).await?;
         let plan =
             planning::planned(&planning::load(&recipe)?, std::slice::from_ref(&name), &cache, &args.device).await?;
         let id = planning::choose(plan.stages.iter().map(|stage| &stage.stage), &name)?;
@@ -43,7 +43,7 @@ async fn find(args: &WhyArgs) -> Result<Known, Failure> {
     let folder = planning::run(&args.store.store, args.run.as_deref())?;
     let state = folder.state()?;
     let id = planning::choose(state.order.iter(), &name)?;
-    let cache = planning::open_to_look(&args.store).await?;
+    let cache = looking::open(&args.store).await?;
     let artifacts = history::artifacts(&state);
     let mut plan = history::settled(folder.plan()?, &state);
     planning::explain(&mut plan, &artifacts, &cache).await?;

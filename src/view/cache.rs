@@ -17,6 +17,8 @@ pub struct Kept {
     pub recipes: Vec<String>,
     /// Pins.
     pub pins: usize,
+    /// Whether what was just touched stays.
+    pub grace: bool,
 }
 
 /// Lines of one list that are shown.
@@ -142,12 +144,9 @@ pub fn collection(plan: &GcPlan, stages: &[Record], kept: &Kept, done: Option<&G
         [one] => format!(", all of recipe {one}"),
         several => format!(", all of recipes {}", several.join(" and ")),
     };
-    let _ = writeln!(
-        out,
-        "\nkept: all of {}{recipes}, {}, what was just touched",
-        counted(kept.runs, "run"),
-        counted(kept.pins, "pin")
-    );
+    let touched = if kept.grace { ", what was just touched" } else { "" };
+    let _ =
+        writeln!(out, "\nkept: all of {}{recipes}, {}{touched}", counted(kept.runs, "run"), counted(kept.pins, "pin"));
     let _ = match done {
         Some(done) => writeln!(out, "freed {}", bytes(done.bytes)),
         None if plan.bytes == 0 => writeln!(out, "there is nothing to free"),

@@ -24,6 +24,7 @@ use super::{
     harmless, indented,
     numbers::{bytes, counted, duration},
     progress::{self, Fitted, Line},
+    screen,
     status::{ENDED, counts},
     visible,
 };
@@ -50,7 +51,7 @@ impl Terminal {
     pub fn new(hollow: BTreeSet<StageId>) -> Self {
         // On a terminal that cannot move its cursor (`TERM=dumb`) nothing would be drawn: it gets lines, as a pipe does.
         let bars = MultiProgress::new();
-        let live = console::user_attended_stderr() && !bars.is_hidden();
+        let live = screen::can_draw(&console::Term::stderr()) && !bars.is_hidden();
         if live {
             *drawn() = Some(bars.clone());
         }

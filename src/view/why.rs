@@ -163,11 +163,11 @@ fn reasons(out: &mut String, known: &Known) {
         Some((Phase::Skipped, ended)) => {
             let other = ended.blocked_by.as_deref().unwrap_or("another stage");
             line(out, "not run", &format!("it was not reached, because of {other}"));
-            "it would"
+            "reason"
         }
         Some((Phase::Pending | Phase::Waiting, _)) => {
             line(out, "not run", "it was not begun");
-            "it would"
+            "reason"
         }
         Some((Phase::Stopped, _)) => {
             line(out, "stopped", "before it had ended; what it had done is kept");

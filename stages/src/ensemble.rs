@@ -27,7 +27,7 @@ pub(crate) struct Ensemble;
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Params {
-    /// The most probable members whose probabilities are mixed.
+    /// The most probable members whose probabilities are mixed; all where there are fewer.
     #[serde(default = "top_k")]
     pub top_k: u64,
     /// Whether the public model is a member.

@@ -31,7 +31,7 @@ pub(crate) struct Merge;
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Params {
-    /// Experts that a token is sent to, the public one among those to choose from.
+    /// Experts that a token is sent to, the public one among those to choose from; all where there are fewer.
     #[serde(default = "top_k")]
     pub top_k: u64,
     /// As in the stages that trained the experts: the public router row is made by it.

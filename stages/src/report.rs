@@ -71,12 +71,13 @@ pub fn write_pages(content: &Content, lineage: &Lineage, out: &Path) -> io::Resu
     for figure in &content.figures {
         write(&out.join("figures").join(format!("{}.svg", figure.id)), &figure.svg)?;
     }
-    write(&out.join("report.md"), &markdown::render(content, lineage))?;
-    write(&out.join("report.html"), &html::render(content, lineage))?;
+    // Before the page: by it flow knows a page for its own, also after a write that was cut off.
     let provenance = provenance::render(content, lineage);
     write(&out.join("provenance.json"), &provenance)?;
     // By this name others know a crate.
-    write(&out.join("ro-crate-metadata.json"), &provenance)
+    write(&out.join("ro-crate-metadata.json"), &provenance)?;
+    write(&out.join("report.md"), &markdown::render(content, lineage))?;
+    write(&out.join("report.html"), &html::render(content, lineage))
 }
 
 /// Writes the whole report of a `report` stage's artifact below `out`: tables, pages, figures and provenance.

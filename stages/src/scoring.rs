@@ -133,6 +133,12 @@ fn label(config: &ModelConfig, expert: bool) -> String {
 
 /// The numbers of the experts of these names.
 pub(crate) fn left_out(config: &ModelConfig, without: &[String]) -> Result<Vec<usize>, StageError> {
+    if let Some(mixture) = &config.experts
+        && mixture.names.iter().all(|name| without.contains(name))
+    {
+        let message = "`without` names every expert of this model: none would be left";
+        return Err(StageError::new(message).with_help(format!("leave one of them: {}", mixture.names.join(", "))));
+    }
     without
         .iter()
         .map(|name| {

@@ -147,3 +147,16 @@ fn what_may_work_is_not_refused() {
     let planned = environment.flow(&["plan", "recipe.yaml", "--json"]);
     assert!(planned.json()["errors"].is_null(), "{planned:#?}");
 }
+
+#[test]
+fn a_list_stands_where_fields_belong() {
+    shown!(told(&[
+        "x: { kind: curate, with: { domain: a, data: text, heldout: [0.1] } }",
+        "x: { kind: curate, with: { domain: a, sources: [{ files: [text] }] } }",
+        "x: { kind: curate, with: { domain: a, data: text }, resources: [1] }",
+        "x: { kind: evaluate, inputs: { model: p, corpora: [c] }, with: { cloze: [20] } }",
+        "x: { kind: pretrain, inputs: { tokens: k }, with: { tokens: 2K, batch: [4, 64] } }",
+        "x: { kind: pretrain, inputs: { tokens: k }, with: { tokens: 2K, schedule: [cosine] } }",
+        "x: { kind: pretrain, inputs: { tokens: k }, with: { tokens: 1e30 } }",
+    ]));
+}

@@ -181,7 +181,7 @@ fn the_log_of_a_stage_is_kept_with_its_result() {
     // Neither of them ran as if all were well.
     let skipped = environment.flow(&["why", "tokens[sea]"]).succeeded().stdout;
     assert!(line(&skipped, "not run").ends_with("it was not reached, because of tokenizer"), "{skipped}");
-    assert!(line(&skipped, "it would").ends_with("waits for tokenizer"), "{skipped}");
+    assert!(line(&skipped, "reason").ends_with("waits for tokenizer"), "{skipped}");
     let failed = environment.flow(&["why", "tokenizer"]).succeeded().stdout;
     assert!(line(&failed, "failed").contains("train a tokenizer of 384 tokens"), "{failed}");
     assert!(line(&failed, "it ran").contains("max_bytes: "), "{failed}");
@@ -326,6 +326,24 @@ fn two_runs_are_compared_from_the_recipe_to_the_figures() {
     assert!(text.contains("recipe: 1 value not the same\n  stages.flexolmo.with.top_k: 2 → 1\n"), "{text}");
     assert!(text.contains("stages: 6 changed, 25 unchanged"), "{text}");
     line(&text, "changed flexolmo top_k: 2 → 1");
+    // What a recipe has is called as the recipe calls it.
+    let _ = environment.run(&["--set", "domains.sea=null", "--set", "stages.eval-soup.resources.cores=1"]).succeeded();
+    let third = &runs(&environment)[0];
+    let found = environment.flow(&["diff", second, third, "--json"]).succeeded().json();
+    let changes = found["recipe"].as_array().unwrap();
+    let change = |path: &str| changes.iter().find(|change| change["path"] == path);
+    for (path, old) in [
+        ("domains.sea.title", "\"The sea\""),
+        ("stages.tokens[sea].inputs.tokenizer", "\"tokenizer\""),
+        ("stages.tokens[sea].kind", "\"tokenize\""),
+    ] {
+        assert_eq!(change(path).map(|change| &change["old"]), Some(&old.into()), "{path}: {changes:#?}");
+    }
+    assert_eq!(change("stages.eval-soup.resources.cores").unwrap()["new"], "1");
+    let internal = |path: &str| {
+        path.contains(".refs") || path.contains(".many") || path.contains("retries") || path.starts_with("members")
+    };
+    assert!(!changes.iter().any(|change| internal(change["path"].as_str().unwrap())), "{changes:#?}");
     let again = environment.flow(&["diff", first, first]).succeeded().stdout;
     assert!(again.contains("recipe: the same\n\nstages: 31 unchanged\n\nartifacts: 0 differ\n"), "{again}");
 }

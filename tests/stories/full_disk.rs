@@ -124,7 +124,7 @@ fn a_store_that_cannot_be_written_to_is_told_and_nothing_begins() {
     let store = environment.path("store");
     let Some(disk) = Disk::mount_or_say(&store, 64) else { return };
     disk.seal();
-    let ended = environment.flow(&["run", "recipe.yaml", "--store", "store"]).with_code(1);
+    let ended = environment.flow(&["run", "recipe.yaml", "--store", "store"]).with_code(2);
     assert!(ended.stderr.contains("Read-only file system") && ended.stderr.contains("`--store`"), "{}", ended.stderr);
     assert!(!ended.stderr.contains("Running"), "{}", ended.stderr);
 }

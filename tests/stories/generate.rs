@@ -70,3 +70,12 @@ fn text_says_which_experts_it_came_from() {
     let _ = environment.flow(&["generate", "all", "--without", "nobody"]).with_code(2);
     let _ = environment.flow(&["generate", "text"]).with_code(2);
 }
+
+#[test]
+fn a_text_of_no_expert_is_refused_by_their_names() {
+    let environment = TestEnvironment::finished();
+    let _ = environment.flow(&["export", "recipe.yaml", "flexolmo", "--out", "all"]).succeeded();
+    let all = ["public", "bread", "sea", "stars"].map(|name| ["--without", name]).concat();
+    let refused = environment.flow(&[&["generate", "all"], &all[..]].concat()).with_code(2);
+    assert!(refused.stderr.contains("leave one of them: public, bread, sea, stars"), "{refused:#?}");
+}

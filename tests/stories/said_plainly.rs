@@ -149,3 +149,44 @@ fn one_instance_is_named_as_the_recipe_names_it() {
     let refused = environment.flow(&["why", "recipe.yaml"]).with_code(2);
     assert!(refused.stderr.contains("`flow why recipe.yaml STAGE`"), "{refused:#?}");
 }
+
+#[test]
+fn a_number_below_zero_is_refused_for_what_it_is() {
+    let environment = TestEnvironment::finished();
+    for (arguments, words) in [
+        (&["run", "recipe.yaml", "--threads", "-1"][..], "-1 is not in 1.."),
+        (&["generate", "all", "--temperature", "-1"], "failed"),
+        (&["generate", "all", "--seed", "-1"], "invalid value '-1' for '--seed <N>'"),
+        (&["cache", "gc", "--keep-runs", "-1"], "invalid value '-1' for '--keep-runs <N>'"),
+        (&["export", "recipe.yaml", "public", "--out", "all", "--shard-bytes", "0"], "no file is as small as that"),
+    ] {
+        let refused = environment.flow(arguments).with_code(2);
+        assert!(refused.stderr.contains(words) && !refused.stderr.contains("-- -1"), "{refused:#?}");
+    }
+}
+
+#[test]
+fn a_text_that_is_broken_has_its_place() {
+    let environment = TestEnvironment::empty();
+    environment.write("recipe.yaml", b"flow: 1\nname: \xc3\xa4\xff\n");
+    let refused = environment.flow(&["plan", "recipe.yaml", "--json"]).with_code(2);
+    let error = refused.json()["errors"][0].clone();
+    let place = (&error["place"]["file"], &error["place"]["line"], &error["place"]["column"]);
+    assert_eq!((&error["code"], place), (&"recipe::read".into(), (&"recipe.yaml".into(), &2.into(), &8.into())));
+    // What is not there has no place.
+    let absent = environment.flow(&["plan", "absent.yaml", "--json"]).with_code(2).json();
+    assert!(absent["errors"][0]["place"].is_null(), "{absent:#}");
+}
+
+#[test]
+fn a_recipe_that_does_nothing_is_refused() {
+    let environment = TestEnvironment::empty();
+    environment.recipe("flow: 1\nname: nothing\nstages: {}\n");
+    for command in ["run", "plan"] {
+        let refused = environment.flow(&[command, "recipe.yaml", "--json"]).with_code(2).json();
+        assert_eq!(
+            (&refused["errors"][0]["code"], &refused["errors"][0]["place"]["line"]),
+            (&"recipe::no-stage".into(), &3.into())
+        );
+    }
+}

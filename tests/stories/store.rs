@@ -176,10 +176,7 @@ fn nothing_goes_before_a_person_says_yes_and_nothing_that_a_run_or_a_pin_needs()
     let files = walk(&environment.path(".flow/v1/blobs")).len();
     // Both runs are among the last ten.
     let nothing = gc(&environment, &[]);
-    assert!(
-        nothing.stdout.ends_with("kept: all of 2 runs, 0 pins, what was just touched\nthere is nothing to free\n"),
-        "{nothing:#?}"
-    );
+    assert!(nothing.stdout.ends_with("kept: all of 2 runs, 0 pins\nthere is nothing to free\n"), "{nothing:#?}");
 
     let pinned = environment.flow(&["cache", "ls", "soup", "--json"]).succeeded().json();
     let artifact = pinned[0]["record"]["artifact"].as_str().unwrap().to_owned();
@@ -331,4 +328,45 @@ fn a_shared_store_is_filled_and_read_and_only_what_is_missing_moves() {
     assert!(mended["blobs"].as_u64().unwrap() >= 1, "{mended}");
     let whole = last(&flow("pull", &["--store", "third"]));
     assert_eq!((&whole["records"], &whole["failed"]), (&31.into(), &0.into()), "{whole}");
+}
+
+#[test]
+fn a_log_outlives_the_collection_of_what_it_was_kept_with() {
+    let environment = TestEnvironment::fresh();
+    let made = || environment.run(&["tokens[sea]"]).succeeded().stages("stage-started").len();
+    assert!(made() > 0);
+    let printed = environment.flow(&["logs", "tokens[sea]"]).succeeded().stdout;
+    assert!(!gc(&environment, &["--keep-runs", "0", "--yes"]).stdout.contains("just touched"));
+    assert!(made() > 0, "what was collected is made again");
+    assert_eq!(made(), 0);
+    let logs = environment.flow(&["logs", "tokens[sea]"]).succeeded();
+    assert_eq!(logs.stdout.lines().count(), printed.lines().count(), "{logs:#?}");
+    assert!(logs.stderr.contains("was cached; this is what it printed in run"), "{logs:#?}");
+    let json = environment.flow(&["logs", "tokens[sea]", "--json"]).succeeded().json();
+    assert!(json["log"].is_string() && json["run"].is_string(), "{json:#}");
+
+    // Without the folders of the runs there is no log, and no shared store was ever named.
+    let runs = environment.path(".flow/runs");
+    for run in fs::read_dir(&runs).unwrap().map(|run| run.unwrap().path()) {
+        let _ = fs::remove_file(run.join("logs/tokens.sea.log"));
+    }
+    let gone = environment.flow(&["logs", "tokens[sea]"]).succeeded();
+    assert!(gone.stderr.contains("is not in this store any more\n"), "{gone:#?}");
+}
+
+#[test]
+fn all_records_of_an_artifact_are_forgotten_together() {
+    let environment = TestEnvironment::finished();
+    // The same tokens by another key.
+    environment.edit("  tokens:\n", "  again:\n    kind: train-tokenizer\n    inputs: { corpus: [\"corpus[public]\"] }\n    with: { vocab_size: 384, max_bytes: 1GiB }\n  tokens:\n");
+    let _ = environment.run(&["again"]).succeeded();
+    let rows = environment.flow(&["cache", "ls", "train-tokenizer", "--json"]).succeeded().json();
+    let field = |row: usize, name: &str| rows[row]["record"][name].as_str().unwrap().to_owned();
+    let artifact = field(0, "artifact");
+    assert_eq!((rows.as_array().unwrap().len(), &artifact), (2, &field(1, "artifact")), "{rows:#}");
+    let short = environment.flow(&["cache", "forget", &artifact[..4]]).with_code(2);
+    assert!(short.stderr.contains("give at least 6 digits"), "{short:#?}");
+    let forgotten = environment.flow(&["cache", "forget", &artifact[..12], "--json"]).succeeded().json();
+    assert_eq!(forgotten["forgotten"].as_array().unwrap().len(), 2, "{forgotten:#}");
+    let _ = environment.flow(&["cache", "ls", "train-tokenizer"]).with_code(2);
 }

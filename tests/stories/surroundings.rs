@@ -18,6 +18,9 @@ fn output_that_cannot_be_written_is_no_success() {
     let _ = environment.flow(&["export", "recipe.yaml", "flexolmo", "--out", "all"]).succeeded();
     environment.write("lines", "{\"tokens\": [1, 2]}\n");
     for arguments in [
+        "--help",
+        "run --help",
+        "--version",
         "schema",
         "kinds",
         "completions bash",
@@ -65,6 +68,38 @@ fn a_terminal_that_draws_nothing_gets_lines() {
         shell.args(["-qec", &command, "/dev/null"]).current_dir(environment.path("")).stdin(Stdio::null());
         let shown = String::from_utf8(shell.output().unwrap().stdout).unwrap();
         assert!(shown.contains("Cached") && shown.contains("31 cached in"), "{surroundings}: {shown:?}");
+    }
+    // A run that goes on, as far as can be seen: its process is on another machine, and its end is not told yet.
+    let run = fs::read_dir(environment.path(".flow/runs")).unwrap().map(|run| run.unwrap().path()).max().unwrap();
+    let events = fs::read_to_string(run.join("events.jsonl")).unwrap();
+    let told: Vec<&str> = events.lines().filter(|line| !line.contains("run-finished")).collect();
+    fs::write(run.join("events.jsonl"), told.join("\n") + "\n").unwrap();
+    let process = fs::read_to_string(run.join("process.json")).unwrap();
+    let mut process: serde_json::Value = serde_json::from_str(&process).unwrap();
+    process["host"] = "elsewhere".into();
+    fs::write(run.join("process.json"), process.to_string()).unwrap();
+    let command = format!("env TERM=dumb timeout 3 {} status -f", env!("CARGO_BIN_EXE_flow"));
+    let mut shell = Command::new("script");
+    shell.args(["-qec", &command, "/dev/null"]).current_dir(environment.path("")).stdin(Stdio::null());
+    let shown = String::from_utf8(shell.output().unwrap().stdout).unwrap();
+    assert!(!shown.contains('\u{1b}'), "{shown:?}");
+}
+
+#[test]
+fn colours_are_decided_for_all_commands_and_their_help_alike() {
+    let environment = TestEnvironment::finished();
+    for (variables, coloured) in [
+        (&[("NO_COLOR", ""), ("CLICOLOR_FORCE", "1")][..], true),
+        (&[("NO_COLOR", "1"), ("CLICOLOR_FORCE", "1")], false),
+        (&[("NO_COLOR", ""), ("CLICOLOR_FORCE", "0")], false),
+        (&[("NO_COLOR", "")], false),
+    ] {
+        for arguments in [&["--help"][..], &["rnu"], &["status"], &["plan", "absent.yaml"], &["cache", "verify"]] {
+            let ended = environment.flow_with(variables, arguments);
+            let has = ended.stdout.contains('\u{1b}') || ended.stderr.contains('\u{1b}');
+            // Not all have something to colour.
+            assert!(has == coloured || !has && arguments == ["cache", "verify"], "{variables:?}: {ended:#?}");
+        }
     }
 }
 

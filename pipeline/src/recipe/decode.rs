@@ -71,7 +71,7 @@ impl NodeDeserializer<'_> {
         let text = match &self.0.value {
             Value::Int(value) => return Ok(Some(*value)),
             Value::Float(value) => {
-                shown = value.to_string();
+                shown = format!("{value:?}");
                 shown.as_str()
             }
             Value::Str(text) => text.trim(),
@@ -103,6 +103,33 @@ impl NodeDeserializer<'_> {
             }
             _ => self.deserialize_any(visitor),
         }
+    }
+}
+
+impl NodeDeserializer<'_> {
+    /// Reads fields by their names. What serde derives would also take a list, and fill the fields in the order of the code: nobody
+    /// who writes a recipe knows that order.
+    fn read_fields<'de, V: Visitor<'de>>(
+        self,
+        fields: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, DecodeError> {
+        match self.0.value {
+            Value::List(_) => Err(DecodeError::new(Fault::Expected(format!("a map{}", with_fields(fields))))),
+            _ => self.deserialize_any(visitor),
+        }
+    }
+}
+
+/// ` with fields such as …`, for a map that has some.
+fn with_fields(fields: &[&str]) -> String {
+    const SHOWN: usize = 3;
+    let names: Vec<String> = fields.iter().take(SHOWN).map(|field| format!("`{field}`")).collect();
+    match names.as_slice() {
+        [] => String::new(),
+        [one] => format!(" with the field {one}"),
+        [rest @ .., last] if fields.len() <= SHOWN => format!(" with the fields {} and {last}", rest.join(", ")),
+        several => format!(" with fields such as {}", several.join(", ")),
     }
 }
 
@@ -151,6 +178,15 @@ impl<'de> Deserializer<'de> for NodeDeserializer<'_> {
         visitor.visit_newtype_struct(self)
     }
 
+    fn deserialize_struct<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        fields: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, DecodeError> {
+        self.read_fields(fields, visitor)
+    }
+
     fn deserialize_enum<V: Visitor<'de>>(
         self,
         _: &'static str,
@@ -178,7 +214,7 @@ impl<'de> Deserializer<'de> for NodeDeserializer<'_> {
     }
 
     forward_to_deserialize_any! {
-        bool char str string bytes byte_buf unit unit_struct seq tuple tuple_struct map struct identifier
+        bool char str string bytes byte_buf unit unit_struct seq tuple tuple_struct map identifier
     }
 }
 
@@ -283,7 +319,66 @@ impl<'de> VariantAccess<'de> for Content<'_> {
         self.read(|node| node.deserialize_any(visitor))
     }
 
-    fn struct_variant<V: Visitor<'de>>(self, _: &'static [&'static str], visitor: V) -> Result<V::Value, DecodeError> {
-        self.read(|node| node.deserialize_any(visitor))
+    fn struct_variant<V: Visitor<'de>>(
+        self,
+        fields: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, DecodeError> {
+        self.read(|node| node.read_fields(fields, visitor))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::Deserialize;
+    use serde_json::json;
+
+    use super::*;
+
+    /// How something is cut.
+    #[derive(Debug, PartialEq, Deserialize, JsonSchema)]
+    #[serde(deny_unknown_fields)]
+    struct Cut {
+        share: f64,
+        #[serde(default)]
+        least: u64,
+    }
+
+    #[derive(Debug, PartialEq, Deserialize, JsonSchema)]
+    #[serde(rename_all = "kebab-case")]
+    enum Shape {
+        Cosine { decay: f64, least: f64, warmup: u64, cycles: u64 },
+    }
+
+    #[derive(Debug, PartialEq, Deserialize, JsonSchema)]
+    struct Params {
+        cut: Option<Cut>,
+        cuts: Vec<Cut>,
+        betas: (f64, f64),
+        shape: Shape,
+    }
+
+    fn read(what: &str, value: serde_json::Value) -> Result<Params, Diagnostic> {
+        let shape = json!({ "cosine": { "decay": 1, "least": 0, "warmup": 5, "cycles": 1 } });
+        let mut params = json!({ "cut": null, "cuts": [{ "share": 0.5 }], "betas": [0.9, 0.95], "shape": shape });
+        params[what] = value;
+        decode(&Node::from_json(&params))
+    }
+
+    #[test]
+    fn a_list_is_no_map_of_fields() {
+        assert_eq!(read("betas", json!([0.9, 0.99])).unwrap().betas, (0.9, 0.99));
+        assert_eq!(read("cut", json!({ "share": 1 })).unwrap().cut, Some(Cut { share: 1.0, least: 0 }));
+        let two = "must be a map with the fields `share` and `least`, not a list";
+        let four = "must be a map with fields such as `decay`, `least`, `warmup`, not a list";
+        for (what, value, message) in [
+            ("cut", json!([0.1]), format!("`cut` {two}")),
+            ("cut", json!([]), format!("`cut` {two}")),
+            ("cuts", json!([{ "share": 0.1 }, [0.1, 2]]), format!("`cuts[1]` {two}")),
+            ("shape", json!({ "cosine": [1, 0, 5, 1] }), format!("`shape.cosine` {four}")),
+        ] {
+            let refused = read(what, value).unwrap_err();
+            assert_eq!((refused.code, refused.message), ("recipe::type", message));
+        }
     }
 }

@@ -205,6 +205,10 @@ fn instances(
 
 /// Params for stages and kinds that are not there would be dropped in silence.
 fn check_words(raw: &RawRecipe, known: &Known, shapes: &Shapes, found: &mut Vec<Diagnostic>) {
+    // Without stages, which is told, all defaults and params would be for nobody.
+    if known.stages.is_empty() {
+        return;
+    }
     for entry in raw.defaults.values() {
         if !known.kinds.contains(&entry.key.value) {
             let kinds: Vec<&str> = known.kinds.iter().map(String::as_str).collect();

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::diagnostic::{Diagnostic, SourceMap, Span};
 use super::node::{Node, shorten};
-use super::yaml::{self, Budget, MAX_FILE, MAX_WEIGHT};
+use super::yaml::{self, Budget, MAX_FILE, MAX_WEIGHT, NoText};
 
 /// The longest chain of files that include each other.
 const MAX_CHAIN: usize = 16;
@@ -36,13 +36,12 @@ impl Loader {
     /// Reads the recipe's own file.
     pub(super) fn read(&mut self, path: &Path) -> Result<Node, Vec<Diagnostic>> {
         let name = path.display().to_string();
-        let place = Diagnostic::new("recipe::read", "");
         self.file(path, name.clone(), &mut Budget::new(MAX_WEIGHT)).map_err(|failed| match failed {
             Failed::Inside(found) => found,
-            Failed::File { why, help } => {
-                let mut diagnostic = place.clone();
-                diagnostic.message = format!("cannot read the recipe `{name}`: {why}");
-                vec![Diagnostic { help, ..diagnostic }]
+            Failed::File { why, help, at } => {
+                let message = format!("cannot read the recipe `{name}`: {why}");
+                let label = at.map(|span| (span, String::new()));
+                vec![Diagnostic { label, help, ..Diagnostic::new("recipe::read", message) }]
             }
         })
     }
@@ -59,7 +58,7 @@ impl Loader {
     }
 
     fn file(&mut self, path: &Path, name: String, budget: &mut Budget) -> Result<Node, Failed> {
-        let failed = |why: String| Failed::File { why, help: None };
+        let failed = |why: String| Failed::File { why, help: None, at: None };
         let io = |error: &std::io::Error| match error.kind() {
             std::io::ErrorKind::NotFound => failed("there is no such file".into()),
             kind => failed(kind.to_string()),
@@ -82,6 +81,7 @@ impl Loader {
             return Err(Failed::File {
                 why: format!("the files include each other: {}", names.join(" → ")),
                 help: Some("break the cycle by moving what both need into a third file".into()),
+                at: None,
             });
         }
         if self.chain.len() >= MAX_CHAIN {
@@ -90,7 +90,11 @@ impl Loader {
         let mut bytes = Vec::new();
         let opened = fs_err::File::open(path).map_err(|error| io(&error))?;
         opened.take(MAX_FILE as u64 + 1).read_to_end(&mut bytes).map_err(|error| io(&error))?;
-        let text = yaml::text_of(&bytes).map_err(failed)?;
+        let text = yaml::text_of(&bytes).map_err(|NoText { why, valid }| Failed::File {
+            why,
+            help: None,
+            at: valid.map(|valid| self.first_broken(&name, &bytes, valid)),
+        })?;
         self.text += text.len();
         let file = self.sources.add(name.clone(), text);
         self.chain.push(Link { canonical, name });
@@ -99,6 +103,19 @@ impl Loader {
             yaml::parse(file, text, 0, budget, &mut |target, span, budget| self.include(&folder, target, span, budget));
         self.chain.pop();
         node.map_err(Failed::Inside)
+    }
+
+    /// The place where the bytes of a file are text no more, after so many that are.
+    fn first_broken(&mut self, name: &str, bytes: &[u8], valid: usize) -> Span {
+        // With a sign for what is none, so that the line can be shown.
+        let text = String::from_utf8_lossy(bytes);
+        let before = text.get(..valid).unwrap_or_default();
+        let (line, start) = (before.matches('\n').count() + 1, before.rfind('\n').map_or(0, |end| end + 1));
+        let col = before[start..].chars().count() + 1;
+        let end = valid + char::REPLACEMENT_CHARACTER.len_utf8();
+        let file = self.sources.add(name, text.as_ref());
+        let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        Span { file, start: number(valid), end: number(end), line: number(line), col: number(col) }
     }
 
     fn include(
@@ -119,7 +136,7 @@ impl Loader {
         let name = path.display().to_string();
         self.file(&path, name.clone(), budget).map_err(|failed| match failed {
             Failed::Inside(found) => found,
-            Failed::File { why, help } => {
+            Failed::File { why, help, at: _ } => {
                 let message = format!("cannot include `{}`: {why}", shorten(target));
                 let help = help.unwrap_or_else(|| format!("the path is relative to this file: `{name}`"));
                 vec![Diagnostic::new("recipe::include", message).at(span, "included here").help(help)]
@@ -141,8 +158,8 @@ pub fn text_of_file(path: &Path) -> Option<String> {
 enum Failed {
     /// Its text is wrong.
     Inside(Vec<Diagnostic>),
-    /// It cannot be read at all.
-    File { why: String, help: Option<String> },
+    /// It cannot be read at all; the place where that was found, if it is one in the file.
+    File { why: String, help: Option<String>, at: Option<Span> },
 }
 
 fn too_long(name: &str) -> String {

@@ -160,7 +160,11 @@ pub(super) fn read(root: &Node, found: &mut Vec<Diagnostic>) -> RawRecipe {
                 }
             }
             "stages" => {
-                for entry in map_of(value, "stages", found) {
+                let entries = map_of(value, "stages", found);
+                if entries.is_empty() && matches!(value.value, Value::Map(_) | Value::Null) {
+                    found.push(no_stage().at(value.span, "no stage is here"));
+                }
+                for entry in entries {
                     match StageName::new(entry.key.value.as_str()) {
                         Ok(name) => {
                             let stage = stage(&name, entry, found);
@@ -174,6 +178,12 @@ pub(super) fn read(root: &Node, found: &mut Vec<Diagnostic>) -> RawRecipe {
         }
     }
     recipe
+}
+
+/// The complaint about a recipe that does nothing.
+fn no_stage() -> Diagnostic {
+    Diagnostic::new("recipe::no-stage", "the recipe has no stage")
+        .help("a recipe without stages does nothing: name one, such as `corpus: { kind: curate }`")
 }
 
 /// The entries of a section that may be empty.

@@ -48,17 +48,25 @@ impl Budget {
 }
 
 /// Checks bytes before they become a text of the source map.
-pub(super) fn text_of(bytes: &[u8]) -> Result<&str, String> {
+pub(super) fn text_of(bytes: &[u8]) -> Result<&str, NoText> {
     if bytes.len() > MAX_FILE {
-        return Err(format!("the file is larger than {} MiB", MAX_FILE >> 20));
+        return Err(NoText { why: format!("the file is larger than {} MiB", MAX_FILE >> 20), valid: None });
     }
     std::str::from_utf8(bytes).map_err(|error| {
         if bytes.starts_with(b"\xff\xfe") || bytes.starts_with(b"\xfe\xff") {
-            return "it is UTF-16; save it as UTF-8".to_owned();
+            return NoText { why: "it is UTF-16; save it as UTF-8".to_owned(), valid: None };
         }
-        let line = bytes[..error.valid_up_to()].split(|byte| *byte == b'\n').count();
-        format!("invalid UTF-8 at byte {} (line {line}); save it as UTF-8", error.valid_up_to())
+        let valid = error.valid_up_to();
+        let line = bytes[..valid].split(|byte| *byte == b'\n').count();
+        NoText { why: format!("invalid UTF-8 at byte {valid} (line {line}); save it as UTF-8"), valid: Some(valid) }
     })
+}
+
+/// Why bytes are no text.
+pub(super) struct NoText {
+    pub(super) why: String,
+    /// Bytes that are text before the first that is none, where there is such a place.
+    pub(super) valid: Option<usize>,
 }
 
 /// Reads the document that begins at byte `from` of a text. An empty one is null.

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::recipe::{LoadOptions, Recipe, load, parse_str, resolved_json};
+use crate::recipe::{LoadOptions, Recipe, as_written, load, parse_str, resolved_json};
 
 fn read_with(text: &str, profiles: &[&str], set: &[(&str, &str)]) -> Recipe {
     let options = LoadOptions {
@@ -222,6 +222,21 @@ fn the_frozen_form_is_sorted_and_whole() {
         })
     );
     assert_eq!(json, resolved_json(&read_with(&format!("# a comment\n{SMALL}"), &["nano"], &[])));
+}
+
+#[test]
+fn a_frozen_recipe_is_compared_in_the_words_of_a_recipe() {
+    let json = as_written(resolved_json(&read_with(SMALL, &["nano"], &[])));
+    assert_eq!((&json["members"], &json["public"]["title"]), (&Value::Null, &"Everybody".into()));
+    assert_eq!(json["domains"], json!({ "rust": { "title": "Rust 2024" } }));
+    assert_eq!(
+        json["stages"]["report"],
+        json!({
+            "kind": "report", "inputs": { "all": ["merge", "expert[rust]", "base"] },
+            "resources": { "cores": 2, "memory": 4_u64 << 30, "time": 259_200 },
+        })
+    );
+    assert_eq!(json["stages"]["expert[rust]"]["inputs"], json!({ "anchor": "base", "tokens": "corpus[rust]" }));
 }
 
 #[test]

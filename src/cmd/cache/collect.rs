@@ -28,7 +28,7 @@ pub async fn gc(args: &GcArgs, json: bool) -> Ended {
         keys.extend(reached(&plan, &cache).await?);
         recipes.push(plan.recipe);
     }
-    let kept = Kept { runs, recipes, pins: cache.pins().await?.len() };
+    let kept = Kept { runs, recipes, pins: cache.pins().await?.len(), grace: args.grace.0 > 0 };
     let keep = Keep { grace: args.grace.as_std(), ..Keep::keys(keys, SystemTime::now()) };
     let plan = cache.plan_gc(&keep).await?;
     let mut hollowed = cache.records_of(&plan.hollowed).await?;

@@ -18,7 +18,9 @@ const DIGITS: usize = 6;
 /// Pins an artifact.
 pub async fn pin(store: &Path, target: &str, name: Option<&str>, run: Option<&str>, json: bool) -> Ended {
     let cache = planning::open_existing(store)?;
-    let record = find(&cache, store, target, run).await?;
+    let records = find(&cache, store, target, run).await?;
+    // What is pinned is the artifact, which all of them have.
+    let Some(record) = records.first() else { return Err(none(target)) };
     let name = name.unwrap_or(target).to_owned();
     if name.is_empty() {
         return Err(Failure::usage("a pin needs a name", None));
@@ -35,21 +37,21 @@ pub async fn pin(store: &Path, target: &str, name: Option<&str>, run: Option<&st
     Ok(ExitCode::SUCCESS)
 }
 
-/// The record that a person means: a stage of a run, or the first digits of a key or an artifact.
-async fn find(cache: &Cache, store: &Path, target: &str, run: Option<&str>) -> Result<Record, Failure> {
-    let hex = target.len() >= DIGITS && target.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+/// The records that a person means, never none: that of a stage of a run, or those of which the key or the artifact begins with
+/// these digits. Several are of one artifact.
+async fn find(cache: &Cache, store: &Path, target: &str, run: Option<&str>) -> Result<Vec<Record>, Failure> {
+    let digits = target.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+    let hex = digits && target.len() >= DIGITS;
     if hex && run.is_none() {
         let mut records = cache.local_records().await?;
         records.retain(|r| r.key.to_string().starts_with(target) || r.artifact.to_string().starts_with(target));
-        records.sort_by_key(|record| record.artifact);
-        records.dedup_by(|a, b| a.artifact == b.artifact);
-        match records.len() {
-            0 => {}
-            1 => return Ok(records.remove(0)),
-            many => {
-                let message = format!("`{target}` begins the keys or artifacts of {many} records");
-                return Err(Failure::usage(message, Some("give more digits; `flow cache ls` shows twelve".to_owned())));
-            }
+        records.sort_by_key(|record| (record.artifact, record.key));
+        if records.iter().any(|record| Some(record.artifact) != records.first().map(|first| first.artifact)) {
+            let message = format!("`{target}` begins the keys or artifacts of {} records", records.len());
+            return Err(Failure::usage(message, Some("give more digits; `flow cache ls` shows twelve".to_owned())));
+        }
+        if !records.is_empty() {
+            return Ok(records);
         }
     }
     let folder = match RunFolder::open(&planning::runs(store), run) {
@@ -59,6 +61,13 @@ async fn find(cache: &Cache, store: &Path, target: &str, run: Option<&str>) -> R
     let state = folder.state()?;
     let id = match planning::choose(state.order.iter(), target) {
         Err(_) if hex => return Err(none(target)),
+        Err(_) if digits && !target.is_empty() => {
+            let message = format!("no stage is named `{target}`, and for a key or an artifact it has too few digits");
+            return Err(Failure::usage(
+                message,
+                format!("give at least {DIGITS} digits; `flow cache ls` shows twelve"),
+            ));
+        }
         chosen => chosen?,
     };
     let missing = || {
@@ -66,7 +75,7 @@ async fn find(cache: &Cache, store: &Path, target: &str, run: Option<&str>) -> R
         Failure::usage(message, Some("`flow cache ls` lists what is on record".to_owned()))
     };
     let key = state.stages.get(&id).and_then(|stage| stage.key).ok_or_else(missing)?;
-    cache.record(&key).await?.ok_or_else(missing)
+    Ok(vec![cache.record(&key).await?.ok_or_else(missing)?])
 }
 
 fn none(target: &str) -> Failure {
@@ -76,25 +85,31 @@ fn none(target: &str) -> Failure {
     )
 }
 
-/// Takes a record away, here and in the store behind this one.
+/// Takes records away, here and in the store behind this one: a damaged artifact is that of all that were made to it.
 pub async fn forget(store: &StoreArgs, target: &str, run: Option<&str>, json: bool) -> Ended {
     // What only looks makes no store.
     drop(planning::open_existing(&store.store)?);
     let cache = planning::open(store).await?;
-    let record = find(&cache, &store.store, target, run).await?;
+    let records = find(&cache, &store.store, target, run).await?;
     let pins = cache.pins().await?;
-    if let Some(pin) = pins.iter().find(|pin| pin.key == Some(record.key)) {
-        let message = format!("{} is pinned as `{}`", record.stage, pin.name);
-        return Err(Failure::usage(message, Some(format!("`flow cache unpin {}` comes first", pin.name))));
+    for record in &records {
+        if let Some(pin) = pins.iter().find(|pin| pin.key == Some(record.key)) {
+            let message = format!("{} is pinned as `{}`", record.stage, pin.name);
+            return Err(Failure::usage(message, Some(format!("`flow cache unpin {}` comes first", pin.name))));
+        }
     }
-    cache.forget(&record.key).await?;
+    for record in &records {
+        cache.forget(&record.key).await?;
+    }
     if json {
-        view::json::pretty(&serde_json::json!({ "forgotten": record }));
+        view::json::pretty(&serde_json::json!({ "forgotten": records }));
     } else {
-        let (stage, key) = (&record.stage, record.key.short());
-        view::terminal::remark(&format!(
-            "{stage} (key {key}) is on record no more; its bytes stay until `flow cache gc`"
-        ));
+        for record in &records {
+            let (stage, key) = (&record.stage, record.key.short());
+            view::terminal::remark(&format!(
+                "{stage} (key {key}) is on record no more; its bytes stay until `flow cache gc`"
+            ));
+        }
     }
     Ok(ExitCode::SUCCESS)
 }
