@@ -56,7 +56,14 @@ pub async fn open_to_look(args: &StoreArgs) -> Result<Cache, Failure> {
 async fn open_over(args: &StoreArgs, remote: Option<&Location>) -> Result<Cache, Failure> {
     let patience =
         Patience { timeout: args.remote_timeout.as_std(), attempts: args.remote_attempts, ..Patience::default() };
-    Ok(Cache::open_with(&args.store, remote, patience).await?)
+    let cache = Cache::open_with(&args.store, remote, patience).await?;
+    if let Some(name) = cache.remote_name().filter(|_| !cache.promises_put_if_absent()) {
+        view::terminal::warning(&format!(
+            "{name} does not refuse a second writer of one name (put-if-absent): two runs at once may both do a stage, and both \
+             record it. Let one run at a time use this store"
+        ));
+    }
+    Ok(cache)
 }
 
 fn location(args: &StoreArgs) -> Result<Option<Location>, Failure> {
