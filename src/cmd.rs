@@ -8,6 +8,7 @@ pub mod export;
 pub mod generate;
 pub mod graph;
 pub mod import;
+pub mod interrupts;
 pub mod kinds;
 pub mod logs;
 pub mod looking;

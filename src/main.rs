@@ -1,6 +1,6 @@
 //! The `flow` command: reads the command line, calls one command, turns its end into an exit code.
 //!
-//! Exit codes: 0 done, 1 a stage failed, 2 the recipe or the command line is wrong, 130 interrupted.
+//! Exit codes: 0 done, 1 a stage or a store failed, 2 the recipe, the command line or the machine does not fit, 130 interrupted.
 
 mod cli;
 mod cmd;

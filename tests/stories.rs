@@ -8,6 +8,7 @@
 mod stories {
     mod accepted;
     mod broken_sources;
+    mod bucket;
     mod certain_to_fail;
     mod corpus;
     mod cut_off;
@@ -29,6 +30,7 @@ mod stories {
     mod store;
     mod surroundings;
     mod training;
+    mod unwell_bucket;
     mod what_runs_again;
     mod wrong_recipes;
 }

@@ -318,22 +318,75 @@ impl Store {
     pub(crate) async fn probe(&self) -> Result<bool> {
         // A word first: a store that is away says so sooner than eight writers do, one after the other.
         self.size(&layout::probe(nonce())).await?;
-        let trusting = Self { conditional: true, ..self.clone() };
-        for _ in 0..3 {
-            let path = layout::probe(nonce());
-            let racers = (0u8..8).map(|i| trusting.create(&path, Bytes::from(vec![i; 64])));
-            let raced: Vec<Result<bool>> = stream::iter(racers).buffer_unordered(8).collect().await;
-            let late = trusting.create(&path, Bytes::from_static(b"late")).await;
-            let found = self.read(&path).await;
-            self.remove(&path).await?;
-            // A loser may get a server error instead of a refusal (moto); a store that cannot do it at all says so each time.
-            let winners = raced.iter().filter(|outcome| matches!(outcome, Ok(true))).count();
-            let intact = found?.is_some_and(|bytes| bytes.len() == 64);
-            if winners != 1 || !matches!(late, Ok(false)) || !intact {
-                return Ok(false);
+        let mut sound = 0;
+        for _ in 0..RACES {
+            match self.race().await? {
+                Race::Sound => sound += 1,
+                Race::Unsound => return Ok(false),
+                Race::Unclear => {}
+            }
+            if sound == SOUND_RACES {
+                return Ok(true);
             }
         }
-        Ok(true)
+        Ok(false)
+    }
+
+    async fn race(&self) -> Result<Race> {
+        let path = layout::probe(nonce());
+        let trusting = Self { conditional: true, ..self.clone() };
+        // By its bytes each knows its own object: who asks again after an answer got lost meets it.
+        let texts: Vec<Bytes> = (0..=RACERS).map(|at| Bytes::from(format!("{:016x} {at}", nonce()))).collect();
+        let Some((last, racers)) = texts.split_last() else { return Ok(Race::Unclear) };
+        let raced = racers.iter().map(|text| trusting.create(&path, text.clone()));
+        let mut outcomes: Vec<Result<bool>> = stream::iter(raced).buffered(RACERS).collect().await;
+        outcomes.push(trusting.create(&path, last.clone()).await);
+        let found = self.read(&path).await;
+        // What stays takes few bytes, and the next race has another name.
+        if let Err(error) = self.remove(&path).await {
+            tracing::debug!(store = %self.name, %error, "what a probe wrote could not be removed");
+        }
+        let found = found?;
+        Ok(judge(&outcomes, found.map(|found| texts.iter().position(|text| *text == found))))
+    }
+}
+
+/// How many writers race for a name, before the late one.
+const RACERS: usize = 8;
+/// So many races tell that put-if-absent holds.
+const SOUND_RACES: u32 = 3;
+/// So many are held at most, where answers get lost.
+const RACES: u32 = 6;
+
+/// What a race tells.
+#[derive(Debug, PartialEq, Eq)]
+enum Race {
+    /// One was let in.
+    Sound,
+    /// More than one was, or put-if-absent is not to be had at all.
+    Unsound,
+    /// Too many answers got lost.
+    Unclear,
+}
+
+/// What became of each writer, the late one last, and whose object was `found`: none, or one of nobody.
+fn judge(outcomes: &[Result<bool>], found: Option<Option<usize>>) -> Race {
+    // A loser may get a server error instead of a refusal (moto); a store that cannot do it at all says so each time.
+    if outcomes.iter().all(Result::is_err) {
+        return Race::Unsound;
+    }
+    let told: Vec<usize> = (0..outcomes.len()).filter(|&at| matches!(outcomes.get(at), Some(Ok(true)))).collect();
+    let late = outcomes.len() - 1;
+    match (told.as_slice(), found) {
+        (_, Some(None)) | ([_, _, ..], _) => Race::Unsound,
+        // Who was let in is there, or else somebody else was let in too.
+        ([one], Some(Some(there))) if *one != there => Race::Unsound,
+        ([_], None) => Race::Unsound,
+        // It came after all the others had failed.
+        (_, Some(Some(there))) if there == late => Race::Unclear,
+        // Its answer may have got lost.
+        (_, Some(Some(_))) if matches!(outcomes.last(), Some(Ok(false))) => Race::Sound,
+        _ => Race::Unclear,
     }
 }
 

@@ -196,6 +196,10 @@ impl ObjectStore for FaultyStore {
     fn delete_stream(&self, paths: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
         match self.faults.trip("delete") {
             Ok(()) => self.objects.delete_stream(paths),
+            Err(e) if self.faults.loses_answers() => {
+                let done = self.objects.delete_stream(paths).collect::<Vec<_>>().map(|_| stream::empty());
+                stream::once(done).flatten().chain(self.faults.failed(e)).boxed()
+            }
             Err(e) => self.faults.failed(e),
         }
     }
@@ -218,8 +222,12 @@ impl ObjectStore for FaultyStore {
     }
 
     async fn rename_opts(&self, from: &Path, to: &Path, options: RenameOptions) -> Result<()> {
-        self.faults.pass("rename").await?;
-        self.objects.rename_opts(from, to, options).await
+        let failed = self.faults.trip("rename");
+        self.faults.hold(&failed).await;
+        if failed.is_err() && !self.faults.loses_answers() {
+            return failed;
+        }
+        self.objects.rename_opts(from, to, options).await.and(failed)
     }
 }
 

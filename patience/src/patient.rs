@@ -4,7 +4,18 @@
 //! A call that is made again after its answer got lost may meet its own work: a create then looks refused. Records and leases
 //! know that (the same record is no conflict, a lease knows its own number).
 
-use std::{error::Error as StdError, fmt, future::Future, io, ops::Range, sync::Arc, time::Duration};
+use std::{
+    error::Error as StdError,
+    fmt,
+    future::Future,
+    io,
+    ops::Range,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use crate::waits::Waits;
 use async_trait::async_trait;
@@ -38,6 +49,8 @@ impl Default for Patience {
 const WORD: Duration = Duration::from_secs(10);
 /// So many bytes are on their way no longer than a word.
 const FEW: usize = 64 << 10;
+/// So many objects S3 removes with one request.
+const DELETED_AT_ONCE: usize = 1000;
 
 impl Patience {
     /// `objects`, asked with this patience; `name` is what people call the store. An object's bytes that stop on their way go on
@@ -117,6 +130,62 @@ impl Asking {
         tracing::debug!(%error, ?pause, "a store failed, it is asked again");
         self.waits.rest(pause, attempt, self.patience.attempts, error);
         tokio::time::sleep(pause).await;
+    }
+
+    /// Removes objects, and asks again about those that no answer came for. What is gone when it is asked again was removed.
+    async fn delete(&self, objects: &dyn ObjectStore, paths: Vec<Result<Path>>) -> Vec<Result<Path>> {
+        let (mut left, mut outcomes) = (Vec::new(), Vec::new());
+        for path in paths {
+            match path {
+                Ok(path) => left.push(path),
+                Err(error) => outcomes.push(Err(error)),
+            }
+        }
+        for attempt in 1.. {
+            let mut failure = None;
+            let asked = stream::iter(left.clone().into_iter().map(Ok)).boxed();
+            let mut answers = objects.delete_stream(asked);
+            loop {
+                let next = self.once(self.patience.word(), async { Ok(answers.next().await) });
+                let answer = match next.await {
+                    Ok(Some(answer)) => answer,
+                    Ok(None) => break,
+                    Err(silent) => {
+                        failure = Some(silent);
+                        break;
+                    }
+                };
+                match answer {
+                    Ok(path) => {
+                        left.retain(|known| *known != path);
+                        outcomes.push(Ok(path));
+                    }
+                    Err(error) if may_pass(&error) => failure = Some(error),
+                    Err(error) => {
+                        // The store may write the path with more before it.
+                        let named = match &error {
+                            Error::NotFound { path, .. } => left.iter().position(|known| {
+                                let before = path.strip_suffix(known.as_ref());
+                                before.is_some_and(|before| before.is_empty() || before.ends_with('/'))
+                            }),
+                            _ => None,
+                        };
+                        let gone = named.map(|at| left.swap_remove(at));
+                        outcomes.push(gone.filter(|_| attempt > 1).ok_or(error));
+                    }
+                }
+            }
+            match failure {
+                Some(error) if attempt < self.patience.attempts && !left.is_empty() => {
+                    self.pause(attempt, &error).await;
+                }
+                failure => {
+                    outcomes.extend(failure.map(Err));
+                    break;
+                }
+            }
+        }
+        outcomes
     }
 
     fn watch<T: Send + 'static>(&self, items: BoxStream<'static, Result<T>>) -> BoxStream<'static, Result<T>> {
@@ -297,7 +366,12 @@ impl ObjectStore for Patient {
     }
 
     fn delete_stream(&self, paths: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
-        self.asking.watch(self.objects.delete_stream(paths))
+        let (objects, asking) = (Arc::clone(&self.objects), self.asking.clone());
+        let delete = move |paths: Vec<Result<Path>>| {
+            let (objects, asking) = (Arc::clone(&objects), asking.clone());
+            async move { stream::iter(asking.delete(&*objects, paths).await) }
+        };
+        paths.chunks(DELETED_AT_ONCE).then(delete).flatten().boxed()
     }
 
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
@@ -319,7 +393,16 @@ impl ObjectStore for Patient {
     }
 
     async fn rename_opts(&self, from: &Path, to: &Path, options: RenameOptions) -> Result<()> {
-        self.asking.once(self.asking.patience.timeout, self.objects.rename_opts(from, to, options)).await
+        let asked = AtomicBool::new(false);
+        let rename = || async {
+            let is_first = !asked.swap(true, Ordering::Relaxed);
+            match self.objects.rename_opts(from, to, options.clone()).await {
+                // It was moved, and the answer got lost.
+                Err(Error::NotFound { .. }) if !is_first => Ok(()),
+                done => done,
+            }
+        };
+        self.asking.ask(rename).await
     }
 }
 

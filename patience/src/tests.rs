@@ -7,9 +7,10 @@ use std::{
     time::Duration,
 };
 
-use futures::{StreamExt, TryStreamExt};
+use futures::{StreamExt, TryStreamExt, stream};
 use object_store::{
-    Error, GetOptions, ObjectStore, ObjectStoreExt, PutOptions, PutPayload, Result, memory::InMemory, path::Path,
+    Error, GetOptions, ObjectStore, ObjectStoreExt, PutOptions, PutPayload, Result, local::LocalFileSystem,
+    memory::InMemory, path::Path,
 };
 
 use tokio::time::Instant;
@@ -94,6 +95,61 @@ async fn a_store_that_stays_away_is_an_error_after_so_many_attempts() {
         assert!(may_pass(&error), "{error}");
         assert_eq!(faults.calls(), at + u64::from(QUICK.attempts), "stall {stall}, from call {at}");
     }
+}
+
+/// A folder, since it says of a file that is gone that it is not there, which memory and S3 do not.
+#[tokio::test]
+async fn a_removal_and_a_move_are_asked_for_again_and_what_was_done_by_then_is_no_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let objects = Arc::new(LocalFileSystem::new_with_prefix(folder.path()).unwrap());
+    for (stall, lose) in [(false, false), (true, false), (false, true)] {
+        let faults = Faults::new(io::ErrorKind::ConnectionReset);
+        faults.stall(stall);
+        faults.lose_answers(lose);
+        let store = QUICK.over("test", faults.over(objects.clone()));
+        let (from, to) = (Path::from("from"), Path::from("to"));
+        objects.put(&from, vec![1].into()).await.unwrap();
+        faults.fail_at(0);
+        store.rename(&from, &to).await.unwrap();
+        assert_eq!(faults.calls(), 2, "stall {stall}, lose {lose}");
+        assert!(objects.head(&from).await.is_err() && objects.head(&to).await.is_ok());
+
+        faults.fail_at(0);
+        store.delete(&to).await.unwrap();
+        assert_eq!(faults.calls(), 2, "stall {stall}, lose {lose}");
+        assert!(objects.head(&to).await.is_err());
+
+        // What was never there is told, and asked for once.
+        faults.heal();
+        assert!(matches!(store.delete(&to).await, Err(Error::NotFound { .. })));
+        assert!(matches!(store.rename(&from, &to).await, Err(Error::NotFound { .. })));
+        assert_eq!(faults.calls(), 2);
+
+        faults.fail_from(0);
+        assert!(may_pass(&store.delete(&to).await.unwrap_err()));
+        assert_eq!(faults.calls(), u64::from(QUICK.attempts));
+    }
+}
+
+/// Of many some are gone by the second time, and each is told once.
+#[tokio::test]
+async fn of_many_removals_each_is_told_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let objects = Arc::new(LocalFileSystem::new_with_prefix(folder.path()).unwrap());
+    let paths: Vec<Path> = (0..1200).map(|at| Path::from(format!("{at}"))).collect();
+    for path in &paths {
+        objects.put(path, vec![1].into()).await.unwrap();
+    }
+    let faults = Faults::new(io::ErrorKind::ConnectionReset);
+    faults.lose_answers(true);
+    faults.fail_at(1);
+    let store = QUICK.over("test", faults.over(objects));
+    let asked = stream::iter(paths.clone().into_iter().map(Ok)).boxed();
+    let mut removed: Vec<Path> = store.delete_stream(asked).try_collect().await.unwrap();
+    let mut expected = paths;
+    (removed.sort(), expected.sort());
+    assert!(removed == expected, "{} of {}", removed.len(), expected.len());
+    assert_eq!(faults.calls(), 3);
 }
 
 #[tokio::test]

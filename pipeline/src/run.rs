@@ -6,6 +6,7 @@ pub mod drive;
 pub mod folder;
 pub mod history;
 pub mod schedule;
+mod stopped;
 pub mod unchanged;
 mod work;
 

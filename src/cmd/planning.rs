@@ -44,7 +44,14 @@ pub async fn open(args: &StoreArgs) -> Result<Cache, Failure> {
 pub async fn open_in(store: &Path, args: &StoreArgs, remote: Option<&Location>) -> Result<Cache, Failure> {
     let patience =
         Patience { timeout: args.remote_timeout.as_std(), attempts: args.remote_attempts, ..Patience::default() };
-    Cache::open_with(store, remote, patience).await.map_err(no_place)
+    let cache = Cache::open_with(store, remote, patience).await.map_err(no_place)?;
+    if let Some(name) = cache.remote_name().filter(|_| !cache.promises_put_if_absent()) {
+        view::terminal::warning(&format!(
+            "{name} does not refuse a second writer of one name (put-if-absent): two runs at once may both do a stage, and both \
+             record it. Let one run at a time use this store"
+        ));
+    }
+    Ok(cache)
 }
 
 /// A folder that cannot be a store: nothing was tried yet.

@@ -5,6 +5,7 @@ use std::{
     path::{Path, PathBuf},
     process::ExitCode,
     sync::Arc,
+    time::Duration,
 };
 
 use flow_cache::{Cache, FlushReport};
@@ -19,18 +20,22 @@ use flow_pipeline::{
     recipe::{self, LoadOptions, Recipe},
     run::{self, Asked, RunFolder, RunOptions, Unchanged, capacity},
 };
-use tokio::{
-    signal::unix::{SignalKind, signal},
-    sync::mpsc,
-};
+use tokio::{sync::mpsc, time::sleep};
 
-use super::{planning, report};
+use super::{interrupts::Interrupts, planning, report};
 use crate::{
     cli::RunArgs,
     failure::{Ended, Failure},
     machine,
     view::{self, tensorboard::TensorBoard, terminal::Terminal},
 };
+
+/// The exit code of a command that a person ended.
+const INTERRUPTED: u8 = 130;
+/// So long a run that was asked twice may take to end its stages and its log.
+const LAST_WORDS: Duration = Duration::from_secs(3);
+/// So long uploads may take once a run was interrupted.
+const LAST_UPLOADS: Duration = Duration::from_secs(5);
 
 /// Runs the command.
 pub fn run(args: &RunArgs, json: bool) -> Ended {
@@ -110,18 +115,15 @@ async fn run_recipe(recipe: &Recipe, args: &RunArgs, json: bool) -> Ended {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         recheck,
     };
-    let ended = watch(&plan, &cache, &options, &folder, json).await;
-    // What was finished is brought to the shared store, however the run ended.
-    let cached = ended.iter().flat_map(|state| state.stages.values());
-    let cached = cached.filter(|stage| stage.phase == Phase::Cached).filter_map(|stage| stage.key);
-    if let Err(error) = cache.share(cached).await {
-        view::terminal::warning(&format!(
-            "what was cached is not in the shared store yet: {}",
-            flow_pipeline::chain(&error)
-        ));
+    let (interrupts, asked) = Interrupts::listen();
+    let ended = watch(&plan, &cache, &options, &folder, (&interrupts, asked), json).await;
+    if let Ok(None) = ended {
+        view::terminal::warning("ended at once: what was finished is kept, and the same command goes on from here");
+        return Ok(ExitCode::from(INTERRUPTED));
     }
-    tell_uploads(&cache.flush().await, json);
-    let state = ended?;
+    // What was finished is brought to the shared store, however the run ended.
+    let is_uploaded = upload(&cache, ended.as_ref().ok().and_then(Option::as_ref), &interrupts, json).await;
+    let Some(state) = ended?.filter(|_| is_uploaded) else { return Ok(ExitCode::from(INTERRUPTED)) };
     Ok(match state.outcome {
         Some(Outcome::Done) if report::is_found_damaged(&plan, &state, &cache).await? => {
             view::terminal::warning("what is in the cache of the report is damaged: it is made again");
@@ -129,13 +131,77 @@ async fn run_recipe(recipe: &Recipe, args: &RunArgs, json: bool) -> Ended {
         }
         Some(Outcome::Done) => {
             remember(recipe, &plan, &cache, &folder, args)?;
-            let written = report::write(recipe, &plan, &cache, &state, device, args.report.as_deref()).await?;
-            tell_report(written, json);
+            let written = report::write(recipe, &plan, &cache, &state, device, args.report.as_deref());
+            tokio::select! {
+                biased;
+                written = written => tell_report(written?, json),
+                () = interrupts.next() => {
+                    view::terminal::warning("the report is not written: the same command writes it");
+                    return Ok(ExitCode::from(INTERRUPTED));
+                }
+            }
             ExitCode::SUCCESS
         }
-        Some(Outcome::Interrupted) => ExitCode::from(130),
+        Some(Outcome::Interrupted) => ExitCode::from(INTERRUPTED),
         _ => ExitCode::FAILURE,
     })
+}
+
+/// Waits until what is on record here is durable and in the shared store; `false` where a person did not want to wait for that.
+async fn upload(cache: &Cache, state: Option<&RunState>, interrupts: &Interrupts, json: bool) -> bool {
+    let cached = state.into_iter().flat_map(|state| state.stages.values());
+    let cached = cached.filter(|stage| stage.phase == Phase::Cached).filter_map(|stage| stage.key);
+    let uploads = async {
+        if let Err(error) = cache.share(cached).await {
+            view::terminal::warning(&format!(
+                "what was cached is not in the shared store yet: {}",
+                flow_pipeline::chain(&error)
+            ));
+        }
+        cache.flush().await
+    };
+    // Who has asked for the end gets it soon, also where the store is silent.
+    let patience = async {
+        if interrupts.count() == 0 {
+            interrupts.next().await;
+        } else {
+            tokio::select! {
+                () = sleep(LAST_UPLOADS) => {}
+                () = interrupts.next() => {}
+            }
+        }
+    };
+    tokio::select! {
+        biased;
+        flushed = uploads => {
+            tell_uploads(&flushed, json);
+            true
+        }
+        () = patience => {
+            tell_waiting(cache, json).await;
+            false
+        }
+    }
+}
+
+/// What was not waited for.
+async fn tell_waiting(cache: &Cache, json: bool) {
+    let Some(remote) = cache.remote_name() else { return };
+    // The marks lie on this disk. One that cannot be read is found by the next run.
+    let waiting = cache.pending_uploads().await.unwrap_or_default();
+    if json {
+        for key in &waiting {
+            view::json::line(&serde_json::json!({ "upload_failed": key, "error": "it was not waited for" }));
+        }
+    }
+    let what = match waiting.len() {
+        0 => "what is on record may not all be".to_owned(),
+        1 => "1 record is not".to_owned(),
+        count => format!("{count} records are not"),
+    };
+    view::terminal::warning(&format!(
+        "{what} in {remote} yet: nothing is lost, the same command or `flow cache push` goes on with the upload"
+    ));
 }
 
 /// Remembers that there was nothing to do. A report is written from the recipe each time.
@@ -171,49 +237,16 @@ fn tell_report(written: Option<PathBuf>, json: bool) {
     }
 }
 
-/// Comes when the terminal goes, as when a connection ends; never under `nohup`, whose whole sense that is.
-fn hangups() -> Option<std::pin::Pin<Box<dyn Future<Output = ()> + Send>>> {
-    if hangup_is_ignored() {
-        return Some(Box::pin(std::future::pending()));
-    }
-    let mut hangup = signal(SignalKind::hangup()).ok()?;
-    Some(Box::pin(async move {
-        if hangup.recv().await.is_none() {
-            std::future::pending::<()>().await;
-        }
-    }))
-}
-
-/// Whether this process was started with SIGHUP ignored; where that cannot be told, it counts as ignored.
-fn hangup_is_ignored() -> bool {
-    let status = fs_err::read_to_string("/proc/self/status").unwrap_or_default();
-    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
-    // The lowest bit is the first signal, which SIGHUP is everywhere.
-    ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_none_or(|mask| mask & 1 == 1)
-}
-
+/// Runs the plan; nothing where it was asked twice to end and something still holds it up.
 async fn watch(
     plan: &Plan,
     cache: &Cache,
     options: &RunOptions,
     folder: &RunFolder,
+    (interrupts, asked): (&Interrupts, mpsc::Receiver<()>),
     json: bool,
-) -> Result<RunState, Failure> {
+) -> Result<Option<RunState>, Failure> {
     let program = program()?;
-    let (ask, interrupts) = mpsc::channel(4);
-    tokio::spawn(async move {
-        let (Ok(mut terminate), Some(mut hangup)) = (signal(SignalKind::terminate()), hangups()) else { return };
-        loop {
-            tokio::select! {
-                pressed = tokio::signal::ctrl_c() => if pressed.is_err() { return },
-                _ = terminate.recv() => {}
-                () = &mut hangup => hangup = Box::pin(std::future::pending()),
-            }
-            if ask.send(()).await.is_err() {
-                return;
-            }
-        }
-    });
     let hollow = plan.hollow.iter().filter_map(|&at| plan.stages().get(at)).map(|stage| stage.id.clone());
     let mut terminal = Terminal::new(hollow.collect());
     let mut curves = TensorBoard::new(folder.path(), folder.id());
@@ -222,5 +255,16 @@ async fn watch(
         tell(&mut terminal, json, event, state);
     };
     let executor = Arc::new(Local { program, grace: GRACE });
-    Ok(run::run(plan, cache, executor, options, folder, interrupts, &mut watcher).await?)
+    let held_up = async {
+        interrupts.more_than(1).await;
+        tokio::select! {
+            () = sleep(LAST_WORDS) => {}
+            () = interrupts.next() => {}
+        }
+    };
+    tokio::select! {
+        biased;
+        state = run::run(plan, cache, executor, options, folder, asked, &mut watcher) => Ok(Some(state?)),
+        () = held_up => Ok(None),
+    }
 }

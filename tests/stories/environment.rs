@@ -174,8 +174,14 @@ impl TestEnvironment {
 
     /// Starts `flow run recipe.yaml` and more, as a person sees it: in the files `stdout` and `stderr`.
     pub fn start_shown(&self, more: &[&str]) -> Running {
+        self.start_with(&[], more)
+    }
+
+    /// The same, with these variables in its environment.
+    pub fn start_with(&self, variables: &[(&str, &str)], more: &[&str]) -> Running {
         let output = |name: &str| fs::File::create(self.path(name)).unwrap();
         let mut command = self.command(&[&["run", "recipe.yaml", "--threads", "2"], more].concat());
+        command.envs(variables.iter().copied());
         Running::spawn(command.stdout(output("stdout")).stderr(output("stderr")))
     }
 

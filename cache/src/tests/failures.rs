@@ -7,9 +7,11 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use futures::{StreamExt, stream::BoxStream};
 use object_store::{
-    CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, PutMultipartOptions,
-    PutOptions, PutPayload, PutResult, Result as ObjectResult, memory::InMemory, path::Path as ObjectPath,
+    CopyOptions, Error as ObjectError, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
+    PutMultipartOptions, PutOptions, PutPayload, PutResult, Result as ObjectResult, memory::InMemory,
+    path::Path as ObjectPath,
 };
 
 use crate::{
@@ -171,41 +173,77 @@ async fn lost_answers() {
 #[derive(Debug)]
 struct Liar(InMemory);
 
-impl std::fmt::Display for Liar {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("liar")
+/// One that removes nothing.
+#[derive(Debug)]
+pub(super) struct Keeper(pub(super) InMemory);
+
+macro_rules! odd_store {
+    ($store:ident) => {
+        impl std::fmt::Display for $store {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str(stringify!($store))
+            }
+        }
+
+        #[async_trait::async_trait]
+        impl ObjectStore for $store {
+            async fn put_opts(
+                &self,
+                path: &ObjectPath,
+                payload: PutPayload,
+                options: PutOptions,
+            ) -> ObjectResult<PutResult> {
+                self.0.put_opts(path, payload, Self::put(options)).await
+            }
+            async fn put_multipart_opts(
+                &self,
+                path: &ObjectPath,
+                options: PutMultipartOptions,
+            ) -> ObjectResult<Box<dyn MultipartUpload>> {
+                self.0.put_multipart_opts(path, options).await
+            }
+            async fn get_opts(&self, path: &ObjectPath, options: GetOptions) -> ObjectResult<GetResult> {
+                self.0.get_opts(path, options).await
+            }
+            fn delete_stream(
+                &self,
+                paths: BoxStream<'static, ObjectResult<ObjectPath>>,
+            ) -> BoxStream<'static, ObjectResult<ObjectPath>> {
+                self.0.delete_stream(paths.map(Self::delete).boxed())
+            }
+            fn list(&self, prefix: Option<&ObjectPath>) -> BoxStream<'static, ObjectResult<ObjectMeta>> {
+                self.0.list(prefix)
+            }
+            async fn list_with_delimiter(&self, prefix: Option<&ObjectPath>) -> ObjectResult<ListResult> {
+                self.0.list_with_delimiter(prefix).await
+            }
+            async fn copy_opts(&self, from: &ObjectPath, to: &ObjectPath, options: CopyOptions) -> ObjectResult<()> {
+                self.0.copy_opts(from, to, options).await
+            }
+        }
+    };
+}
+
+odd_store!(Liar);
+odd_store!(Keeper);
+
+impl Liar {
+    fn put(_: PutOptions) -> PutOptions {
+        PutOptions::default()
+    }
+
+    fn delete(path: ObjectResult<ObjectPath>) -> ObjectResult<ObjectPath> {
+        path
     }
 }
 
-#[async_trait::async_trait]
-impl ObjectStore for Liar {
-    async fn put_opts(&self, path: &ObjectPath, payload: PutPayload, _: PutOptions) -> ObjectResult<PutResult> {
-        self.0.put_opts(path, payload, PutOptions::default()).await
+impl Keeper {
+    fn put(options: PutOptions) -> PutOptions {
+        options
     }
-    async fn put_multipart_opts(
-        &self,
-        path: &ObjectPath,
-        options: PutMultipartOptions,
-    ) -> ObjectResult<Box<dyn MultipartUpload>> {
-        self.0.put_multipart_opts(path, options).await
-    }
-    async fn get_opts(&self, path: &ObjectPath, options: GetOptions) -> ObjectResult<GetResult> {
-        self.0.get_opts(path, options).await
-    }
-    fn delete_stream(
-        &self,
-        paths: futures::stream::BoxStream<'static, ObjectResult<ObjectPath>>,
-    ) -> futures::stream::BoxStream<'static, ObjectResult<ObjectPath>> {
-        self.0.delete_stream(paths)
-    }
-    fn list(&self, prefix: Option<&ObjectPath>) -> futures::stream::BoxStream<'static, ObjectResult<ObjectMeta>> {
-        self.0.list(prefix)
-    }
-    async fn list_with_delimiter(&self, prefix: Option<&ObjectPath>) -> ObjectResult<ListResult> {
-        self.0.list_with_delimiter(prefix).await
-    }
-    async fn copy_opts(&self, from: &ObjectPath, to: &ObjectPath, options: CopyOptions) -> ObjectResult<()> {
-        self.0.copy_opts(from, to, options).await
+
+    fn delete(path: ObjectResult<ObjectPath>) -> ObjectResult<ObjectPath> {
+        Err(ObjectError::PermissionDenied { path: path?.to_string(), source: "it keeps everything".into() })
     }
 }
 

@@ -13,6 +13,7 @@ use crate::{
     Acquired, Cache, Error, Holder, Patience, Result, StageKey,
     faults::Faults,
     suite::{record, write_files},
+    tests::failures::Keeper,
 };
 
 const QUICK: Patience = Patience { timeout: Duration::from_millis(40), attempts: 2, backoff: Duration::from_millis(1) };
@@ -110,6 +111,46 @@ async fn an_answer_that_got_lost_is_no_rival() {
         let report = cache.flush().await;
         assert!(report.conflicts.is_empty() && report.failed.is_empty(), "{k}: {report:?}");
     }
+}
+
+/// Whichever answer is lost, or call fails, while a store is probed: it is a sound one, and found to be so for good.
+#[tokio::test]
+async fn a_sound_store_that_loses_an_answer_while_it_is_probed_is_trusted() {
+    let dir = tempfile::tempdir().unwrap();
+    for (patient, lose) in [(true, true), (true, false), (false, true), (false, false)] {
+        for k in 0.. {
+            let (faults, remote) = (Faults::new(io::ErrorKind::TimedOut), Arc::new(InMemory::new()));
+            faults.lose_answers(lose);
+            faults.fail_at(k);
+            let objects = faults.over(Arc::clone(&remote) as Arc<_>);
+            let objects = if patient { QUICK.over("test", objects) } else { objects };
+            let at = dir.path().join(format!("{patient}-{lose}-{k}"));
+            let opened = Cache::open_over(&at, Arc::clone(&objects), "memory".into()).await;
+            let made = faults.calls();
+            // Without patience a read that fails has failed.
+            if let Ok(cache) = opened {
+                assert!(cache.promises_put_if_absent(), "patient {patient}, lose {lose}, call {k}");
+                drop(cache);
+                faults.heal();
+                Cache::open_over(&at, objects, "memory".into()).await.unwrap();
+                assert_eq!(faults.calls(), 0, "it is remembered");
+            } else {
+                assert!(!patient, "lose {lose}, call {k}");
+            }
+            if made <= k {
+                assert!(k > 30, "the walk must meet more than {k} calls");
+                break;
+            }
+        }
+    }
+}
+
+/// What a probe wrote is a few bytes: that it cannot be removed is no reason not to work.
+#[tokio::test]
+async fn a_probe_that_cannot_clear_up_is_a_probe() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = Cache::open_over(dir.path(), Arc::new(Keeper(InMemory::new())), "keeper".into()).await.unwrap();
+    assert!(cache.promises_put_if_absent());
 }
 
 #[test]

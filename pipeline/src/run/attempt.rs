@@ -15,7 +15,10 @@ use fs_err as fs;
 use serde_json::Value;
 use tokio::sync::{Notify, oneshot, watch};
 
-use super::work;
+use super::{
+    stopped::{unless_killed, unless_stopped},
+    work,
+};
 use crate::{
     error::{Error, Result, StageError, chain},
     event::{Report, now},
@@ -226,10 +229,14 @@ async fn try_attempt(
         return Ok(ended);
     }
     place("attempt.free")?;
-    if let Some(text) = work::trust(cache, &work, attempt).await? {
-        report(Report::Note { text });
-    }
-    let (job, inputs) = work::set_up(cache, attempt, &work).await?;
+    let set_up = async {
+        if let Some(text) = work::trust(cache, &work, attempt).await? {
+            report(Report::Note { text });
+        }
+        work::set_up(cache, attempt, &work).await
+    };
+    let Some(set_up) = unless_stopped(&stop, set_up).await else { return Ok(Ended::Stopped) };
+    let (job, inputs) = set_up?;
     place("attempt.set-up")?;
     let job_path = work.path().join(work::JOB);
     write_json(&job_path, &job)?;
@@ -259,15 +266,17 @@ async fn try_attempt(
     };
     // Ended, not dropped: a renewal that is cut off may still be written, and undo a release that comes after it.
     enough.notify_one();
-    renewal.await;
+    unless_stopped(&stop, renewal).await;
     place("attempt.exited")?;
     let seconds = rounded(clock.elapsed());
     if let Some(ended) = judge(exit, &job, *stop.borrow(), attempt) {
         return Ok(ended);
     }
 
-    if !cache.still_holds(&attempt.lease).await? {
-        return Ok(Ended::TakenOver);
+    match unless_stopped(&stop, cache.still_holds(&attempt.lease)).await.transpose()? {
+        Some(true) => {}
+        Some(false) => return Ok(Ended::TakenOver),
+        None => return Ok(Ended::Stopped),
     }
     if let Some(error) = work::strayed(cache, &work, inputs).await? {
         return Ok(Ended::Failed { error, log_tail: tail_of(&attempt.log, LOG_TAIL), again: false });
@@ -295,7 +304,9 @@ async fn try_attempt(
         made_for: None,
         metrics,
     };
-    match cache.put_record_under(&record, &attempt.lease).await {
+    let recorded = unless_killed(&stop, cache.put_record_under(&record, &attempt.lease)).await;
+    let Some(recorded) = recorded else { return Ok(Ended::Stopped) };
+    match recorded {
         Ok(PutRecord::Created | PutRecord::Same) => {}
         Ok(PutRecord::Conflict(first)) => {
             // Whoever looks again must begin anew, and not from what led here.

@@ -18,6 +18,7 @@ use super::{
     capacity,
     folder::RunFolder,
     schedule::{Capacity, Command, Input, Scheduler},
+    stopped::unless_stopped,
 };
 use crate::{
     error::{Error, Result, StageError},
@@ -55,6 +56,8 @@ enum Answer {
     Waited(usize),
     Claimed(usize, KeyParts, Result<Claimed>),
     Ended(usize, Ended, Lease),
+    /// The store did not answer, and the run is to end.
+    GaveUp(usize),
 }
 
 /// What the task of a stage says while it goes on.
@@ -266,10 +269,12 @@ impl Driver<'_> {
                     self.ready.insert(at, parts);
                     return Some(Input::Miss(at));
                 }
-                let cache = self.cache.clone();
+                let (cache, stop) = (self.cache.clone(), self.stop.subscribe());
                 self.on_a_thread(async move {
-                    let found = cache.hit_artifact(&parts.key()).await;
-                    Answer::Probed(at, parts, found.map_err(Error::from))
+                    match unless_stopped(&stop, cache.hit_artifact(&parts.key())).await {
+                        Some(found) => Answer::Probed(at, parts, found.map_err(Error::from)),
+                        None => Answer::GaveUp(at),
+                    }
                 });
             }
             Command::ProbeLater(at) => {
@@ -304,9 +309,13 @@ impl Driver<'_> {
         let (cache, holder, id) = (self.cache.clone(), self.holder.clone(), self.id(at));
         let recipe = self.plan.prepared.recipe.clone();
         let recheck = self.options.recheck.contains(&id);
+        let stop = self.stop.subscribe();
         self.on_a_thread(async move {
-            let claimed = claim(&cache, &holder, &recipe, &id, &parts, recheck).await;
-            Answer::Claimed(at, parts, claimed)
+            // A lease that it may have got by then is that of a process that has ended.
+            match unless_stopped(&stop, claim(&cache, &holder, &recipe, &id, &parts, recheck)).await {
+                Some(claimed) => Answer::Claimed(at, parts, claimed),
+                None => Answer::GaveUp(at),
+            }
         });
     }
 
@@ -354,7 +363,12 @@ impl Driver<'_> {
                 let _ = reports.send((at, Said::Wish(cores)));
                 given
             };
-            Answer::Ended(at, attempt(cache, executor, work, stop, &mut say, &wish).await, lease)
+            let ended = attempt(cache.clone(), executor, work, stop.clone(), &mut say, &wish).await;
+            // Here and not in the driver, which must hear of interrupts while a store is silent.
+            if !matches!(ended, Ended::Done { .. }) {
+                unless_stopped(&stop, give_back(&cache, &lease)).await;
+            }
+            Answer::Ended(at, ended, lease)
         };
         // Threads are not without number: one that pauses must not keep those from theirs that it waits for.
         if may_pause {
@@ -381,6 +395,7 @@ impl Driver<'_> {
     async fn take(&mut self, answer: Answer, closed: bool) -> Option<Input> {
         Some(match answer {
             Answer::Waited(at) => Input::Retry(at),
+            Answer::GaveUp(at) => Input::Stopped(at),
             Answer::Probed(at, parts, Ok(Some(artifact))) | Answer::Claimed(at, parts, Ok(Claimed::Hit(artifact))) => {
                 self.cached(at, parts.key(), artifact)
             }
@@ -389,7 +404,7 @@ impl Driver<'_> {
                 Input::Miss(at)
             }
             Answer::Claimed(at, _, Ok(Claimed::Ours(lease, _))) if closed || self.unlogged.is_some() => {
-                give_back(self.cache, &lease).await;
+                self.give_back_behind(lease).await;
                 Input::Stopped(at)
             }
             Answer::Claimed(at, parts, Ok(Claimed::Ours(lease, reason))) => {
@@ -409,13 +424,8 @@ impl Driver<'_> {
             Answer::Ended(at, ended, lease) => {
                 self.again.remove(&at);
                 let key = lease.key;
-                match &ended {
-                    Ended::Done { .. } => {
-                        if let Err(error) = self.cache.release_recorded(lease).await {
-                            tracing::warn!(%error, "a lease could not be given back");
-                        }
-                    }
-                    _ => give_back(self.cache, &lease).await,
+                if matches!(ended, Ended::Done { .. }) {
+                    self.give_back_behind(lease).await;
                 }
                 match ended {
                     Ended::Done { artifact, seconds, bytes } => {
@@ -441,6 +451,13 @@ impl Driver<'_> {
                 }
             }
         })
+    }
+
+    /// Gives a lease back without waiting for a remote store.
+    async fn give_back_behind(&self, lease: Lease) {
+        if let Err(error) = self.cache.release_recorded(lease).await {
+            tracing::warn!(%error, "a lease could not be given back");
+        }
     }
 
     /// The store could not be asked about a stage. Where that may pass it is asked again as often as the stage's `retries` allow,

@@ -1,6 +1,10 @@
 //! A shared store that stays away while stages are looked up and their leases are taken.
 
-use std::{io::ErrorKind, sync::Arc, time::Duration};
+use std::{
+    io::ErrorKind,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use flow_cache::{Cache, faults::Faults};
 use object_store::memory::InMemory;
@@ -100,5 +104,40 @@ async fn it_comes_to_an_end_wherever_the_store_goes_away() {
             }
         }
         assert!(looked_up, "no lookup failed");
+    }
+}
+
+/// Whatever call is the first that no answer comes to, for ever: asked once to end, the run ends soon, and asked twice at once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn asked_to_end_it_does_wherever_the_store_is_silent() {
+    const FIRST: Duration = Duration::from_millis(300);
+    const SECOND: Duration = Duration::from_secs(2);
+    let mut deaf = Vec::new();
+    for k in 0.. {
+        let faults = Faults::new(ErrorKind::TimedOut);
+        let world = world(&faults).await;
+        let plan = world.plan(&recipe(""), &[]).await;
+        faults.stall(true);
+        faults.fail_from(k);
+        let begun = Instant::now();
+        let manner = Manner { interrupts: &[FIRST, SECOND], ..Manner::default() };
+        let ran = tokio::time::timeout(FIRST + SECOND * 3, world.run_plan(&plan, manner)).await;
+        let ran = ran.unwrap_or_else(|_| panic!("call {k} is waited for for ever")).unwrap();
+        if begun.elapsed() > FIRST + SECOND {
+            deaf.push(k);
+        }
+        // A machine that is busy may not have come to its end by the first request.
+        if faults.calls() <= k && ran.state.outcome == Some(Outcome::Done) {
+            assert!(k > 8, "the walk must meet more than {k} calls");
+            // A record that is being written is not given up half-way.
+            assert!(
+                deaf.len() * 2 < k as usize,
+                "the first request was not heard while these were waited for: {deaf:?}"
+            );
+            return;
+        }
+        assert!(matches!(ran.state.outcome, Some(Outcome::Interrupted | Outcome::Done)), "{:?}", errors(&ran));
+        assert!(k < 200, "there are fewer calls");
+        faults.heal();
     }
 }

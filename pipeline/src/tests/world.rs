@@ -103,6 +103,8 @@ pub struct Manner<'a> {
     pub interrupt: bool,
     /// Stages whose first attempt is killed.
     pub kills: &'a [&'a str],
+    /// Ask for the end after each of these pauses.
+    pub interrupts: &'a [Duration],
 }
 
 impl World {
@@ -152,6 +154,14 @@ impl World {
         let ran = Arc::clone(&executor.ran);
         let executor = Arc::new(executor);
         let (ask, interrupts) = mpsc::channel(1);
+        let (pauses, asks) = (how.interrupts.to_vec(), ask.clone());
+        tokio::spawn(async move {
+            for pause in pauses {
+                tokio::time::sleep(pause).await;
+                // The run may have ended.
+                let _ = asks.send(()).await;
+            }
+        });
         let scratch = self.dir.path().join("store/v1/work");
         if how.interrupt {
             tokio::spawn(async move {
