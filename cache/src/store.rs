@@ -346,8 +346,9 @@ impl Store {
         if let Err(error) = self.remove(&path).await {
             tracing::debug!(store = %self.name, %error, "what a probe wrote could not be removed");
         }
-        let found = found?;
-        Ok(judge(&outcomes, found.map(|found| texts.iter().position(|text| *text == found))))
+        let Some(found) = found? else { return Ok(judge(&outcomes, None)) };
+        let whose = texts.iter().position(|text| *text == found);
+        Ok(if whose.is_some() { judge(&outcomes, whose) } else { Race::Unsound })
     }
 }
 
@@ -369,23 +370,21 @@ enum Race {
     Unclear,
 }
 
-/// What became of each writer, the late one last, and whose object was `found`: none, or one of nobody.
-fn judge(outcomes: &[Result<bool>], found: Option<Option<usize>>) -> Race {
+/// What became of each writer, the late one last, and whose object is there.
+fn judge(outcomes: &[Result<bool>], there: Option<usize>) -> Race {
     // A loser may get a server error instead of a refusal (moto); a store that cannot do it at all says so each time.
     if outcomes.iter().all(Result::is_err) {
         return Race::Unsound;
     }
-    let told: Vec<usize> = (0..outcomes.len()).filter(|&at| matches!(outcomes.get(at), Some(Ok(true)))).collect();
-    let late = outcomes.len() - 1;
-    match (told.as_slice(), found) {
-        (_, Some(None)) | ([_, _, ..], _) => Race::Unsound,
-        // Who was let in is there, or else somebody else was let in too.
-        ([one], Some(Some(there))) if *one != there => Race::Unsound,
-        ([_], None) => Race::Unsound,
-        // It came after all the others had failed.
-        (_, Some(Some(there))) if there == late => Race::Unclear,
-        // Its answer may have got lost.
-        (_, Some(Some(_))) if matches!(outcomes.last(), Some(Ok(false))) => Race::Sound,
+    let mut let_in = outcomes.iter().enumerate().filter(|(_, outcome)| matches!(outcome, Ok(true)));
+    // Who was let in is there, or else somebody else was let in too.
+    if let_in.any(|(at, _)| there != Some(at)) {
+        return Race::Unsound;
+    }
+    match (there, outcomes) {
+        // The answer to the one that is there may have got lost.
+        (Some(there), [_, .., Ok(false)]) if there + 1 < outcomes.len() => Race::Sound,
+        // The late one came after all the others had failed, or nobody knows what it met.
         _ => Race::Unclear,
     }
 }
@@ -431,5 +430,36 @@ impl Reader {
         }
         tracing::warn!(path = %self.path.display(), "not uploaded: its bytes are not those of its name");
         Err(Error::Corrupt { digest: *digest })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_race_is_judged_by_who_is_there() {
+        let lost = || Err(Error::NoArtifact { digest: crate::ArtifactDigest::of(b"") });
+        let judged =
+            |racers: [Option<bool>; 3], there| judge(&racers.map(|outcome| outcome.map_or_else(lost, Ok)), there);
+        let (yes, no, lost) = (Some(true), Some(false), None);
+        for (racers, there, expected) in [
+            ([yes, no, no], Some(0), Race::Sound),
+            ([yes, lost, no], Some(0), Race::Sound),
+            // Who asked again met its own object.
+            ([no, no, no], Some(1), Race::Sound),
+            ([lost, no, no], Some(0), Race::Sound),
+            ([no, no, no], Some(2), Race::Unclear),
+            ([lost, lost, yes], Some(2), Race::Unclear),
+            ([yes, no, lost], Some(0), Race::Unclear),
+            ([no, no, no], None, Race::Unclear),
+            ([yes, yes, no], Some(1), Race::Unsound),
+            ([yes, no, no], Some(1), Race::Unsound),
+            ([yes, no, yes], Some(2), Race::Unsound),
+            ([yes, no, no], None, Race::Unsound),
+            ([lost, lost, lost], None, Race::Unsound),
+        ] {
+            assert_eq!(judged(racers, there), expected, "{racers:?}, {there:?}");
+        }
     }
 }

@@ -147,7 +147,8 @@ async fn of_many_removals_each_is_told_once() {
     let asked = stream::iter(paths.clone().into_iter().map(Ok)).boxed();
     let mut removed: Vec<Path> = store.delete_stream(asked).try_collect().await.unwrap();
     let mut expected = paths;
-    (removed.sort(), expected.sort());
+    removed.sort();
+    expected.sort();
     assert!(removed == expected, "{} of {}", removed.len(), expected.len());
     assert_eq!(faults.calls(), 3);
 }

@@ -97,10 +97,12 @@ impl State {
             }
             "POST" => {
                 let text = String::from_utf8_lossy(body);
-                for part in text.split("<Key>").skip(1) {
-                    self.objects.remove(part.split('<').next().unwrap());
+                let mut removed = "<DeleteResult>".to_owned();
+                for name in text.split("<Key>").skip(1).map(|part| part.split('<').next().unwrap()) {
+                    self.objects.remove(name);
+                    write!(removed, "<Deleted><Key>{name}</Key></Deleted>").unwrap();
                 }
-                (200, b"<DeleteResult></DeleteResult>".to_vec())
+                (200, (removed + "</DeleteResult>").into_bytes())
             }
             _ if query.contains("list-type") => {
                 let prefix = query.split('&').find_map(|part| part.strip_prefix("prefix=")).unwrap_or_default();
