@@ -108,7 +108,7 @@ const END: &str = "\"\n}\n";
 /// A record without its end, with its check.
 pub(crate) fn checked(mut text: String) -> Bytes {
     let check = BlobDigest::of(text.as_bytes());
-    text += &format!("{CHECK}{check}{END}");
+    text.extend([CHECK, &check.to_string(), END]);
     text.into()
 }
 

@@ -8,7 +8,7 @@ const WORD: &str = "check ";
 /// `text`, whose last line is ended, with its check.
 pub(crate) fn seal(mut text: String) -> String {
     let check = BlobDigest::of(text.as_bytes());
-    text += &format!("{WORD}{check}\n");
+    text.extend([WORD, &check.to_string(), "\n"]);
     text
 }
 

@@ -64,7 +64,7 @@ async fn next(signal: &mut Option<Signal>) {
     {
         return;
     }
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }
 
 /// Whether this process was started with SIGHUP ignored; where that cannot be told, it counts as ignored.

@@ -185,9 +185,11 @@ fn provenance(out: &mut String, lineage: &Lineage) {
             let reason = escaped(&accepted.reason);
             let _ = write!(out, "<li><strong>{}</strong>: {reason}", escaped(&stage.name));
             if !accepted.changes.is_empty() {
-                let changes: String =
-                    accepted.changes.iter().map(|change| format!("<li>{}</li>", escaped(change))).collect();
-                let _ = write!(out, "<ul>{changes}</ul>");
+                out.push_str("<ul>");
+                for change in &accepted.changes {
+                    let _ = write!(out, "<li>{}</li>", escaped(change));
+                }
+                out.push_str("</ul>");
             }
             out.push_str("</li>\n");
         }
