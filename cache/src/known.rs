@@ -25,7 +25,7 @@ use crate::{
     layout::{self, Local},
     manifest::Manifest,
     plain,
-    sealed::{seal, unseal},
+    sealed::Seal,
     staged::replace,
     store::Store,
 };
@@ -89,7 +89,10 @@ impl Known {
 
     fn load(&self) -> Entries {
         let settled = self.settled(SystemTime::now());
-        let known = plain::read(&self.path).ok().and_then(|text| parse(unseal(&text)?, &settled)).unwrap_or_default();
+        let known = plain::read(&self.path)
+            .ok()
+            .and_then(|text| parse(Seal::LINE.unseal(&text)?, &settled))
+            .unwrap_or_default();
         Entries { settled, known, dirty: false }
     }
 
@@ -195,7 +198,8 @@ impl Known {
             }
             write(format_args!("\n"));
         }
-        replace(&self.tmp, &self.path, seal(text).as_bytes()).map_err(during(|| "write what was looked up"))?;
+        replace(&self.tmp, &self.path, Seal::LINE.seal(text).as_bytes())
+            .map_err(during(|| "write what was looked up"))?;
         entries.dirty = false;
         Ok(())
     }

@@ -19,7 +19,7 @@ use crate::{
     digest::BlobDigest,
     error::{Result, during},
     plain,
-    sealed::{seal, unseal},
+    sealed::Seal,
     staged::replace,
     trees::hash_file,
 };
@@ -84,7 +84,7 @@ impl Cache {
             tracing::warn!(%error, "the memo of digests could not be read");
             None
         });
-        let known = text.and_then(|text| parse(unseal(&text)?)).unwrap_or_default();
+        let known = text.and_then(|text| parse(Seal::LINE.unseal(&text)?)).unwrap_or_default();
         let entries = Entries { known, used: BTreeSet::new(), loaded: SystemTime::now(), dirty: false };
         HashMemo { entries: Mutex::new(entries), path, tmp: self.local().tmp() }
     }
@@ -159,7 +159,8 @@ impl HashMemo {
                 s.device, s.inode, s.size, modified.0, modified.1, changed.0, changed.1
             );
         }
-        replace(&self.tmp, &self.path, seal(text).as_bytes()).map_err(during(|| "write the memo of digests"))?;
+        replace(&self.tmp, &self.path, Seal::LINE.seal(text).as_bytes())
+            .map_err(during(|| "write the memo of digests"))?;
         entries.dirty = false;
         Ok(())
     }
@@ -254,10 +255,10 @@ mod tests {
         let digest = BlobDigest::of(b"");
         let line = format!("1 2 3 -4 5 6 7 {digest}\n");
         for text in ["", "flow-memo 1\n", "flow-memo 2\n1 2 3\n", &format!("flow-memo 2\n1 2 3 4 5 6 7 {digest} 9\n")] {
-            fs_err::write(cache.local().memo(), seal(text.to_owned())).unwrap();
+            fs_err::write(cache.local().memo(), Seal::LINE.seal(text.to_owned())).unwrap();
             assert!(cache.hash_memo().is_empty(), "{text:?}");
         }
-        let whole = seal(format!("flow-memo 2\n{line}"));
+        let whole = Seal::LINE.seal(format!("flow-memo 2\n{line}"));
         fs_err::write(cache.local().memo(), &whole).unwrap();
         assert_eq!(cache.hash_memo().len(), 1);
         let lie = line.replace(&digest.to_string(), &BlobDigest::of(b"lie").to_string());

@@ -13,6 +13,7 @@ use crate::{
     error::{Error, Result, during},
     layout,
     leases::Lease,
+    sealed::Seal,
     store::Store,
 };
 
@@ -97,27 +98,8 @@ impl Record {
         }
         let mut text = serde_json::to_string_pretty(self).map_err(|_| refuse("it cannot be written as JSON"))?;
         text.truncate(text.strip_suffix("\n}").map_or(text.len(), str::len));
-        Ok(checked(text))
+        Ok(Seal::MEMBER.seal(text).into())
     }
-}
-
-/// The last member of a record is the BLAKE3 of all that stands before it: a flipped bit may leave JSON that reads well and is wrong.
-const CHECK: &str = ",\n  \"check\": \"";
-const END: &str = "\"\n}\n";
-
-/// A record without its end, with its check.
-pub(crate) fn checked(mut text: String) -> Bytes {
-    let check = BlobDigest::of(text.as_bytes());
-    text.extend([CHECK, &check.to_string(), END]);
-    text.into()
-}
-
-/// Whether these bytes are those that were written.
-fn is_whole(bytes: &[u8]) -> bool {
-    let hex = 2 * blake3::OUT_LEN;
-    let Some(at) = bytes.len().checked_sub(CHECK.len() + hex + END.len()) else { return false };
-    let (text, check) = bytes.split_at(at);
-    *check == *format!("{CHECK}{}{END}", BlobDigest::of(text)).as_bytes()
 }
 
 /// What the bytes of a record file are.
@@ -132,7 +114,7 @@ fn parse(key: &StageKey, bytes: &[u8]) -> Read {
     struct Format {
         format: u32,
     }
-    if !is_whole(bytes) {
+    if Seal::MEMBER.unseal(bytes).is_none() {
         return Read::Damaged;
     }
     match serde_json::from_slice::<Format>(bytes) {

@@ -1,23 +1,37 @@
-//! Texts that the store keeps for itself and believes without another look: their last line is the BLAKE3 of what stands before it, since
-//! a flipped bit may leave a digest that reads well and is wrong.
+//! What the store believes without another look ends with the BLAKE3 of what stands before it: a flipped bit may leave a digest that
+//! reads well and is wrong.
 
 use crate::digest::BlobDigest;
 
-const WORD: &str = "check ";
-
-/// `text`, whose last line is ended, with its check.
-pub(crate) fn seal(mut text: String) -> String {
-    let check = BlobDigest::of(text.as_bytes());
-    text.extend([WORD, &check.to_string(), "\n"]);
-    text
+/// How a kind of file carries its check: what stands before it and after it.
+#[derive(Clone, Copy)]
+pub(crate) struct Seal {
+    before: &'static str,
+    after: &'static str,
 }
 
-/// What was sealed; nothing where it is not what it was.
-pub(crate) fn unseal(bytes: &[u8]) -> Option<&str> {
-    let line = WORD.len() + 2 * blake3::OUT_LEN + 1;
-    let (text, check) = bytes.split_at_checked(bytes.len().checked_sub(line)?)?;
-    let whole = *check == *format!("{WORD}{}\n", BlobDigest::of(text)).as_bytes();
-    whole.then(|| std::str::from_utf8(text).ok()).flatten()
+impl Seal {
+    /// The last line.
+    pub(crate) const LINE: Self = Self { before: "check ", after: "\n" };
+    /// The last member of a JSON object, which it closes.
+    pub(crate) const MEMBER: Self = Self { before: ",\n  \"check\": \"", after: "\"\n}\n" };
+
+    /// `text` with its check.
+    pub(crate) fn seal(self, mut text: String) -> String {
+        text += &self.end_of(text.as_bytes());
+        text
+    }
+
+    /// What was sealed; nothing where it is not what it was.
+    pub(crate) fn unseal(self, bytes: &[u8]) -> Option<&str> {
+        let end = self.before.len() + 2 * blake3::OUT_LEN + self.after.len();
+        let (text, check) = bytes.split_at_checked(bytes.len().checked_sub(end)?)?;
+        (*check == *self.end_of(text).as_bytes()).then(|| std::str::from_utf8(text).ok()).flatten()
+    }
+
+    fn end_of(self, text: &[u8]) -> String {
+        format!("{}{}{}", self.before, BlobDigest::of(text), self.after)
+    }
 }
 
 #[cfg(test)]
@@ -27,14 +41,15 @@ mod tests {
     #[test]
     fn no_flipped_bit_is_believed() {
         let text = "head\na line\n";
+        let (seal, unseal) = (|text| Seal::LINE.seal(text), |bytes: &[u8]| Seal::LINE.unseal(bytes).map(str::to_owned));
         let sealed = seal(text.to_owned());
-        assert_eq!(unseal(sealed.as_bytes()), Some(text));
+        assert_eq!(unseal(sealed.as_bytes()).as_deref(), Some(text));
         for bit in 0..8 * sealed.len() {
             let mut flipped = sealed.clone().into_bytes();
             flipped[bit / 8] ^= 1 << (bit % 8);
             assert_eq!(unseal(&flipped), None, "bit {bit}");
         }
         assert!((0..sealed.len()).all(|end| unseal(&sealed.as_bytes()[..end]).is_none()));
-        assert_eq!(unseal(seal(String::new()).as_bytes()), Some(""));
+        assert_eq!(unseal(seal(String::new()).as_bytes()), Some(String::new()));
     }
 }

@@ -100,7 +100,7 @@ pub fn read_files(dir: &Path) -> Vec<(String, Vec<u8>)> {
 
 /// A text as the store keeps it for itself.
 pub fn sealed(text: String) -> String {
-    crate::sealed::seal(text)
+    crate::sealed::Seal::LINE.seal(text)
 }
 
 /// A record that says that `key` gave `artifact`.
@@ -303,7 +303,9 @@ pub async fn damaged_records_and_manifests_are_set_aside(clients: Clients) {
         assert_eq!(clients.set_aside().await, i + 1);
     }
     // A newer flow's record is no damage.
-    let newer = crate::records::checked(format!("{{\n  \"format\": {},\n  \"key\": \"{key}\"", RECORD_FORMAT + 1));
+    let newer = Bytes::from(
+        crate::sealed::Seal::MEMBER.seal(format!("{{\n  \"format\": {},\n  \"key\": \"{key}\"", RECORD_FORMAT + 1)),
+    );
     clients.second.shared().replace(&layout::record(&key), newer).await.unwrap();
     let error = clients.second.record(&key).await.unwrap_err();
     assert!(matches!(error, Error::NewerRecord { .. }), "{error}");

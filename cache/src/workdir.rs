@@ -37,9 +37,7 @@ impl Cache {
         run().map_err(during(|| "create a work dir"))?;
         Ok(work)
     }
-}
 
-impl Cache {
     /// Whether there is something to go on from in the work dir of `key`; nothing where there is no work dir.
     pub fn work_begun(&self, key: &StageKey) -> Option<bool> {
         let work = WorkDir { path: self.local().work(key) };
