@@ -77,6 +77,7 @@ pub use manifest::{Entry, Manifest, RelPath};
 pub use memo::HashMemo;
 pub use pins::Pin;
 pub use records::{MadeFor, PutRecord, RECORD_FORMAT, Record};
+pub use sealed::Seal;
 pub use tiered::FlushReport;
 pub use transfer::Moved;
 pub use trees::{Published, hash_folder, hash_folder_with};

@@ -4,26 +4,26 @@
 use crate::digest::BlobDigest;
 
 /// How a kind of file carries its check: what stands before it and after it.
-#[derive(Clone, Copy)]
-pub(crate) struct Seal {
+#[derive(Clone, Copy, Debug)]
+pub struct Seal {
     before: &'static str,
     after: &'static str,
 }
 
 impl Seal {
     /// The last line.
-    pub(crate) const LINE: Self = Self { before: "check ", after: "\n" };
+    pub const LINE: Self = Self { before: "check ", after: "\n" };
     /// The last member of a JSON object, which it closes.
     pub(crate) const MEMBER: Self = Self { before: ",\n  \"check\": \"", after: "\"\n}\n" };
 
     /// `text` with its check.
-    pub(crate) fn seal(self, mut text: String) -> String {
+    pub fn seal(self, mut text: String) -> String {
         text += &self.end_of(text.as_bytes());
         text
     }
 
     /// What was sealed; nothing where it is not what it was.
-    pub(crate) fn unseal(self, bytes: &[u8]) -> Option<&str> {
+    pub fn unseal(self, bytes: &[u8]) -> Option<&str> {
         let end = self.before.len() + 2 * blake3::OUT_LEN + self.after.len();
         let (text, check) = bytes.split_at_checked(bytes.len().checked_sub(end)?)?;
         (*check == *self.end_of(text).as_bytes()).then(|| std::str::from_utf8(text).ok()).flatten()

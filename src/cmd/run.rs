@@ -127,7 +127,13 @@ async fn run_recipe(recipe: &Recipe, args: &RunArgs, json: bool) -> Ended {
     Ok(match state.outcome {
         Some(Outcome::Done) if report::is_found_damaged(&plan, &state, &cache).await? => {
             view::terminal::warning("what is in the cache of the report is damaged: it is made again");
-            return Box::pin(run_recipe(recipe, args, json)).await;
+            let asked = interrupts.count();
+            // The next plan is made before anybody else listens.
+            return tokio::select! {
+                biased;
+                ended = Box::pin(run_recipe(recipe, args, json)) => ended,
+                () = interrupts.more_than(asked + 1) => Ok(ExitCode::from(INTERRUPTED)),
+            };
         }
         Some(Outcome::Done) => {
             remember(recipe, &plan, &cache, &folder, args)?;

@@ -104,9 +104,7 @@ impl NodeDeserializer<'_> {
             _ => self.deserialize_any(visitor),
         }
     }
-}
 
-impl NodeDeserializer<'_> {
     /// Reads fields by their names. What serde derives would also take a list, and fill the fields in the order of the code: nobody
     /// who writes a recipe knows that order.
     fn read_fields<'de, V: Visitor<'de>>(

@@ -12,7 +12,7 @@ use std::{
     time::Instant,
 };
 
-use flow_cache::{ArtifactDigest, BlobDigest, Cache, StageKey, plain};
+use flow_cache::{ArtifactDigest, BlobDigest, Cache, Seal, StageKey, plain};
 use fs_err as fs;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -192,7 +192,7 @@ impl Unchanged {
             let folder = folder(cache);
             fs::create_dir_all(&folder)?;
             let aside = file.with_extension(run.id());
-            fs::write(&aside, known.to_bytes()?)?;
+            fs::write(&aside, known.to_text()?)?;
             fs::rename(aside, &file)?;
             forget_the_oldest(&folder)
         };
@@ -241,27 +241,20 @@ impl Unchanged {
         })
     }
 
-    /// A line of JSON, a line a stage, and the digest of all that.
-    fn to_bytes(&self) -> serde_json::Result<Vec<u8>> {
+    /// A line of JSON, a line a stage, and the check of all that.
+    fn to_text(&self) -> serde_json::Result<String> {
         let mut text = serde_json::to_string(self)?;
         text.push('\n');
         for (key, artifact, stage) in &self.stages {
             // Writing to a string cannot fail.
             let _ = writeln!(text, "{key} {artifact} {stage}");
         }
-        let digest = BlobDigest::of(text.as_bytes());
-        text.push_str(&digest.to_string());
-        Ok(text.into_bytes())
+        Ok(Seal::LINE.seal(text))
     }
 }
 
 fn parse(bytes: &[u8]) -> Option<Unchanged> {
-    let (text, digest) = bytes.split_at_checked(bytes.len().checked_sub(64)?)?;
-    let digest: BlobDigest = std::str::from_utf8(digest).ok()?.parse().ok()?;
-    if BlobDigest::of(text) != digest {
-        return None;
-    }
-    let mut lines = std::str::from_utf8(text).ok()?.lines();
+    let mut lines = Seal::LINE.unseal(bytes)?.lines();
     let mut known: Unchanged = serde_json::from_str(lines.next()?).ok()?;
     let stage = |line: &str| {
         let (key, rest) = line.split_once(' ')?;
